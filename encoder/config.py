@@ -1,0 +1,89 @@
+"""The shape of an EMS network, as stored in a model's `config.json`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emsmine.errors import ModelError
+
+ACTIVATIONS = ("swish", "gelu", "relu")
+POSITIONS = ("learned", "none")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and switches of the encoder network.
+
+    The defaults are the published EMS encoder (Mao, Chu & Kurohashi 2024, released configuration 'EMS'). With
+    `num_layers = 0`, `positions = "none"` and `embedding_norm = False` the network is a mean of subword vectors.
+    """
+
+    vocab_size: int = 60000
+    dim: int = 1024
+    """Width of tokens and of the sentence vector."""
+    num_layers: int = 6
+    num_heads: int = 16
+    ffn_dim: int = 4096
+    activation: str = "swish"
+    max_tokens: int = 120
+    """Longer sentences are cut here; the encoder counts them."""
+    positions: str = "learned"
+    embedding_norm: bool = True
+    """LayerNorm after the sum of token and position vectors."""
+    layer_norm_eps: float = 1e-12
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    hidden_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        if self.activation not in ACTIVATIONS:
+            raise ModelError(
+                f"network: activation {self.activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}"
+            )
+        if self.positions not in POSITIONS:
+            raise ModelError(f"network: positions {self.positions!r} is unknown; choose from {', '.join(POSITIONS)}")
+        for field in ("vocab_size", "dim", "max_tokens"):
+            if getattr(self, field) < 1:
+                raise ModelError(f"network: {field} is {getattr(self, field)}; it must be at least 1")
+        if self.num_layers < 0:
+            raise ModelError(f"network: num_layers is {self.num_layers}; it must not be negative")
+        if self.num_layers and self.dim % self.num_heads:
+            raise ModelError(f"network: dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+
+    @classmethod
+    def from_mapping(cls, mapping: dict[str, Any], where: str) -> "NetworkConfig":
+        """Build from parsed JSON or TOML; an unknown key is an error that names it."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(mapping) - known)
+        if unknown:
+            raise ModelError(
+                f"{where}: unknown network setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
+        return cls(**mapping)
+
+    def to_json(self) -> str:
+        """Return canonical JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that belongs to a model directory.
+
+    Raises:
+        ModelError: the file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"model: {path} does not exist; a model directory holds config.json, model.safetensors and "
+            "sentencepiece.model"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"model: {path} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"model: {path} must hold a JSON object, got {type(value).__name__}")
+    return value

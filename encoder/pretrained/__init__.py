@@ -1,0 +1,1 @@
+"""Models that ship with emsmine; selected by name, as in `ems:default`."""

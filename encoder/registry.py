@@ -1,0 +1,56 @@
+"""From a name such as `ems:default` to an encoder."""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+
+from emsmine.encoder.protocol import Encoder
+from emsmine.errors import ConfigError
+
+ENTRY_POINTS = "emsmine.encoders"
+
+
+def _load_ems(rest: str, device: str) -> Encoder:
+    from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+
+    folder = Path(rest)
+    if (folder / "config.json").exists() or folder.is_dir():
+        return EMSEncoder(folder, device=device)
+    return EMSEncoder(pretrained_folder(rest), name=f"ems:{rest}", device=device)
+
+
+def _load_sentence_transformers(rest: str, device: str) -> Encoder:
+    from emsmine.encoder.sbert import SentenceTransformersEncoder
+
+    return SentenceTransformersEncoder(rest, device=device)
+
+
+_LOADERS: dict[str, Callable[[str, str], Encoder]] = {
+    "ems": _load_ems,
+    "sentence-transformers": _load_sentence_transformers,
+}
+
+
+def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
+    """Load an encoder.
+
+    Args:
+        spec: `ems:NAME` (shipped), `ems:FOLDER`, `sentence-transformers:NAME`, or `KIND:REST` where another package
+            registers KIND in the entry-point group `emsmine.encoders` (a callable `(rest, device) → Encoder`).
+        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+
+    Raises:
+        ConfigError: the kind or the name is unknown.
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon or not rest:
+        raise ConfigError(f"encoder: {spec!r} must be KIND:NAME, as in ems:default")
+    others = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if kind in _LOADERS:
+        return _LOADERS[kind](rest, device)
+    if kind in others:
+        encoder: Encoder = others[kind].load()(rest, device)
+        return encoder
+    raise ConfigError(
+        f"encoder: kind {kind!r} of {spec!r} is unknown; known: {', '.join(sorted({*_LOADERS, *others}))}"
+    )

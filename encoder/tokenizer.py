@@ -1,0 +1,144 @@
+"""SentencePiece tokenisation: text → packed token ids.
+
+Shapes: T tokens of all sentences one after the other, N sentences.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+from emsmine.errors import InputError, ModelError
+
+IntArray = npt.NDArray[np.int32]
+OffsetArray = npt.NDArray[np.int64]
+
+PAD_ID = 0
+UNK_ID = 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token ids of several sentences without padding.
+
+    Shapes:
+        ids: int32 [T]; offsets: int64 [N + 1], sentence n is ids[offsets[n]:offsets[n + 1]].
+    """
+
+    ids: IntArray
+    offsets: OffsetArray
+
+    @property
+    def lengths(self) -> OffsetArray:
+        """Tokens per sentence, int64 [N]."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Packed":
+        """Return the given sentences in the given order."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        # Token position = start of its sentence + its place inside it, for all tokens at once.
+        starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Packed(self.ids[starts + np.arange(offsets[-1])], offsets)
+
+
+def pack(sentences: Sequence[Sequence[int]], max_tokens: int) -> Packed:
+    """Pack lists of ids; each is cut at `max_tokens`."""
+    cut = [ids[:max_tokens] for ids in sentences]
+    offsets = np.zeros(len(cut) + 1, dtype=np.int64)
+    np.cumsum([len(ids) for ids in cut], out=offsets[1:])
+    flat = np.fromiter((token for ids in cut for token in ids), dtype=np.int32, count=int(offsets[-1]))
+    return Packed(flat, offsets)
+
+
+class Tokenizer:
+    """A SentencePiece model and the fingerprint of its file."""
+
+    def __init__(self, path: Path) -> None:
+        """Load `path`.
+
+        Raises:
+            ModelError: the file is missing or not a SentencePiece model.
+        """
+        self.path = Path(path)
+        try:
+            serialized = self.path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"tokeniser: cannot read {path} ({error.strerror})") from error
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(serialized)
+        except RuntimeError as error:
+            raise ModelError(f"tokeniser: {path} is not a SentencePiece model ({error})") from error
+        self.sha256 = hashlib.sha256(serialized).hexdigest()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces."""
+        return int(self._processor.GetPieceSize())
+
+    def encode(self, sentences: Sequence[str], max_tokens: int) -> tuple[Packed, int]:
+        """Tokenise sentences.
+
+        Lone surrogates, which SentencePiece refuses, are replaced by U+FFFD. An empty sentence has no tokens.
+
+        Returns:
+            The packed ids and the number of sentences that were cut at `max_tokens`.
+        """
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in sentences]
+        encoded: list[list[int]] = self._processor.EncodeAsIds(clean) if clean else []
+        return pack(encoded, max_tokens), sum(len(ids) > max_tokens for ids in encoded)
+
+
+@dataclass(frozen=True)
+class TokenizerTraining:
+    """Settings of `train_tokenizer`."""
+
+    vocab_size: int = 100_000
+    model_type: str = "unigram"
+    character_coverage: float = 0.9999
+    num_threads: int = 2
+    normalization: str = "nmt_nfkc_cf"
+    """SentencePiece's own rule; `nmt_nfkc_cf` also folds case, so no separate lower-casing is needed."""
+
+
+def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerTraining) -> Path:
+    """Train a SentencePiece model over the given sentences and write it to `output` (`….model`).
+
+    Ids: 0 padding, 1 unknown; there is no sentence start or end, as in EMS. Balance the languages before calling:
+    every language should give about the same number of sentences.
+
+    Raises:
+        InputError: too few sentences for the wanted vocabulary.
+    """
+    prefix = output.with_suffix("")
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(sentences),
+            model_prefix=str(prefix),
+            vocab_size=settings.vocab_size,
+            model_type=settings.model_type,
+            character_coverage=settings.character_coverage,
+            normalization_rule_name=settings.normalization,
+            num_threads=settings.num_threads,
+            pad_id=PAD_ID,
+            unk_id=UNK_ID,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=1,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"tokeniser: training failed ({error}); lower vocab_size {settings.vocab_size} or give more text"
+        ) from error
+    written = prefix.with_suffix(".model")
+    if written != output:
+        written.rename(output)
+    return output

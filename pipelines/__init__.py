@@ -1,0 +1,1 @@
+"""Files to files: schemas, store, stages, executors, run, report, command line."""

@@ -1,0 +1,103 @@
+"""The command line. A command parses, builds one frozen dataclass, calls one function and prints a summary.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 directory in use, 130 and 143
+interrupted and resumable. Command modules are imported when they are called, so that `--help` is quick.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from emsmine import __version__
+from emsmine.errors import EmsmineError
+from emsmine.pipelines.executor import exit_on_sigterm
+
+logger = logging.getLogger(__name__)
+
+_COMMANDS = {
+    "run": ("emsmine.pipelines.cli_run", "Run the whole pipeline: crawl files to a parallel corpus."),
+    "mine": ("emsmine.pipelines.cli_mine", "Mine translations from two files of sentences."),
+    "ingest": ("emsmine.pipelines.cli_run", "Stage 1: read crawl files into documents."),
+    "dedup": ("emsmine.pipelines.cli_run", "Stage 2: drop exact and near-duplicate documents."),
+    "langid": ("emsmine.pipelines.cli_run", "Stage 3: identify languages, split into distinct sentences."),
+    "encode": ("emsmine.pipelines.cli_run", "Stage 4: turn sentences into vectors."),
+    "index": ("emsmine.pipelines.cli_run", "Stage 5: prepare the search of each language."),
+    "search": ("emsmine.pipelines.cli_run", "Stage 6: find nearest neighbours in both directions."),
+    "select": ("emsmine.pipelines.cli_run", "Stage 7: choose pairs by margin."),
+    "filter": ("emsmine.pipelines.cli_run", "Stage 8: drop pairs that break a rule."),
+    "export": ("emsmine.pipelines.cli_run", "Stage 9: write TSV, Moses, Parquet, JSONL."),
+    "report": ("emsmine.pipelines.cli_run", "Print the funnel of a run directory."),
+    "eval": ("emsmine.pipelines.cli_eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
+    "train": ("emsmine.pipelines.cli_train", "Train an EMS encoder from a TOML configuration."),
+    "langs": ("emsmine.pipelines.cli_run", "List the languages of the shipped model, or look codes up."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of use, not of the alphabet."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command and return the command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command: click.Command = module.COMMANDS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", prog_name="emsmine")
+@click.option("-v", "--verbose", count=True, help="More messages; twice for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+def cli(verbose: int, quiet: bool) -> None:
+    """From a web crawl to a parallel corpus.
+
+    \b
+    emsmine run crawl/*.warc.gz --pairs de-en --output out     the whole pipeline
+    emsmine mine a.de b.en --source-lang de --target-lang en   two files of sentences
+    """
+    level = logging.WARNING if quiet else logging.DEBUG if verbose > 1 else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    if verbose < 2:
+        for name in ("datasketch", "jieba", "numexpr", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run_cli(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        with exit_on_sigterm():
+            cli.main(list(args) if args is not None else None, prog_name="emsmine", standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except EmsmineError as error:
+        print(f"emsmine: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("emsmine: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except SystemExit as leaving:
+        if leaving.code == 143:
+            print("emsmine: terminated; run the same command again to continue", file=sys.stderr)
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`): no message, and no second error when Python flushes on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

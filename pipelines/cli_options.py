@@ -1,0 +1,94 @@
+"""Command-line options that several commands share, most of them made from the settings."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from emsmine.errors import ConfigError
+from emsmine.pipelines.settings import STAGE_SETTINGS
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def stage_options(stages: Sequence[str]) -> Callable[[_Function], _Function]:
+    """Add one flag per setting of the given stages. One that is not given stays None: file or default win."""
+
+    def decorate(function: _Function) -> _Function:
+        for stage in reversed(stages):
+            for field in reversed(dataclasses.fields(STAGE_SETTINGS[stage])):
+                function = _option(stage, field)(function)
+        return function
+
+    return decorate
+
+
+def _option(stage: str, field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
+    flag = field.name.replace("_", "-")
+    text = f"{field.metadata['help'].capitalize()}  [{stage}; default: {_show(field.default)}]"
+    choices = field.metadata["choices"]
+    if isinstance(field.default, bool):
+        return click.option(f"--{flag}/--no-{flag}", field.name, default=None, help=text)
+    if isinstance(field.default, tuple):
+        known = f" from {', '.join(choices)}" if choices else ""
+        return click.option(
+            f"--{flag}", field.name, metavar="LIST", default=None, help=f"{text}; comma-separated{known}"
+        )
+    kind = click.Choice(choices) if choices else type(field.default)
+    return click.option(f"--{flag}", field.name, type=kind, default=None, help=text)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(value) or "none" if isinstance(value, tuple) else str(value)
+
+
+def overrides(stages: Sequence[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Collect the flags that were given, by stage."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        for field in dataclasses.fields(STAGE_SETTINGS[stage]):
+            value = given.get(field.name)
+            if value is None:
+                continue
+            if isinstance(field.default, tuple):
+                value = tuple(word.strip() for word in value.split(",") if word.strip())
+            found.setdefault(stage, {})[field.name] = value
+    return found
+
+
+def device_option(function: _Function) -> _Function:
+    """Add `--device`."""
+    option: Callable[[_Function], _Function] = click.option(
+        "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto (a GPU if there is one)."
+    )
+    return option(function)
+
+
+def workers_option(function: _Function) -> _Function:
+    """Add `--workers`."""
+    option: Callable[[_Function], _Function] = click.option(
+        "-j",
+        "--workers",
+        type=click.IntRange(min=1),
+        default=os.cpu_count() or 1,
+        show_default="number of cores",
+        help="Worker processes.",
+    )
+    return option(function)
+
+
+def output_path(value: str) -> Path:
+    """Return the path of the run directory.
+
+    Raises:
+        ConfigError: a file stands there.
+    """
+    path = Path(value)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--output: {path} is a file; name a folder for the results")
+    return path

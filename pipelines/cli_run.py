@@ -1,0 +1,129 @@
+"""Commands on a run directory: `run`, one per stage, `report`, `langs`."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emsmine import languages
+from emsmine.pipelines.cli_options import device_option, output_path, overrides, stage_options, workers_option
+from emsmine.pipelines.settings import Settings, build_settings, parse_pairs, read_config
+from emsmine.pipelines.stages import STAGE_NAMES
+
+logger = logging.getLogger(__name__)
+
+COMMANDS: dict[str, click.Command] = {}
+
+
+def _settings(
+    output: Path, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
+) -> Settings:
+    """Combine the given configuration (or the one saved in the run directory), inputs, pairs and flags."""
+    from emsmine.pipelines.run import CONFIG_NAME
+
+    saved = output / CONFIG_NAME
+    base = read_config(Path(config)) if config else read_config(saved) if saved.exists() else {}
+    return build_settings(base, overrides(STAGE_NAMES, given), inputs=inputs, pairs=parse_pairs(list(pairs)))
+
+
+def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.run import RunOptions, run_stages
+    from emsmine.pipelines.tasks import Runtime
+
+    redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
+    options = RunOptions(
+        workers=given["workers"],
+        runtime=Runtime(device=given["device"]),
+        redo=redo,
+        dry_run=bool(given.get("dry_run")),
+    )
+    run_stages(output, settings, stages, options)
+
+
+def _print_funnel(output: Path) -> None:
+    from emsmine.pipelines.report import format_funnel, funnel
+    from emsmine.pipelines.store import Store
+
+    click.echo(format_funnel(funnel(Store(output))))
+
+
+_output = click.option(
+    "-o", "--output", required=True, metavar="DIR", help="Run directory: results and their manifests."
+)
+_config = click.option("-c", "--config", metavar="FILE", help="TOML settings; flags win over it.")
+_pairs = click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs, as in de-en,en-zh.")
+_redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and redo a stage and all later ones.")
+
+
+@click.command("run")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@_output
+@_pairs
+@_config
+@_redo
+@click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
+@workers_option
+@device_option
+@stage_options(STAGE_NAMES)
+def run(
+    inputs: tuple[str, ...], output: str, pairs: tuple[str, ...], config: str | None, until: str, **given: Any
+) -> None:
+    """Run the whole pipeline: crawl files (WARC, WET, JSONL, Parquet, text) to a parallel corpus.
+
+    Interrupt it at any time; the same command continues. Ends with the funnel of what was kept and dropped, and why.
+    """
+    folder = output_path(output)
+    settings = _settings(folder, config, inputs, pairs, given)
+    stages = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
+    _run(settings, folder, stages, given)
+    if not given["dry_run"]:
+        _print_funnel(folder)
+
+
+def _stage_command(name: str) -> click.Command:
+    takes_inputs = name == "ingest"
+
+    def command(
+        output: str, config: str | None, pairs: tuple[str, ...], inputs: tuple[str, ...] = (), **given: Any
+    ) -> None:
+        folder = output_path(output)
+        _run(_settings(folder, config, inputs, pairs, given), folder, [name], given)
+
+    command.__doc__ = f"Run the stage {name} on a run directory that holds the results of the stages before it."
+    for decorate in (stage_options([name]), device_option, workers_option, _redo, _config, _pairs, _output):
+        command = decorate(command)
+    if takes_inputs:
+        command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+    return click.command(name)(command)
+
+
+@click.command("report")
+@click.argument("output", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(output: str, as_json: bool) -> None:
+    """Print the funnel of a run directory: what came in, what was dropped and why, what came out."""
+    from emsmine.pipelines.report import funnel
+    from emsmine.pipelines.store import Store
+
+    if as_json:
+        rows = [{**vars(row), "adds_up": row.adds_up} for row in funnel(Store(output_path(output)))]
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        _print_funnel(output_path(output))
+
+
+@click.command("langs")
+@click.argument("codes", nargs=-1)
+def langs(codes: tuple[str, ...]) -> None:
+    """List the languages of the shipped model as canonical code, short code and name; or look CODES up."""
+    for code in codes or languages.EMS_CODES:
+        canonical = languages.resolve(code)
+        click.echo(f"{canonical}\t{languages.short(canonical)}\t{languages.name(canonical)}")
+
+
+COMMANDS |= {name: _stage_command(name) for name in STAGE_NAMES}
+COMMANDS |= {"run": run, "report": report, "langs": langs}

@@ -1,0 +1,37 @@
+"""The command `train`."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from emsmine.pipelines.cli_options import device_option
+
+logger = logging.getLogger(__name__)
+
+
+@click.command("train")
+@click.argument("config", metavar="CONFIG.toml")
+@click.option("--steps", type=click.IntRange(min=1), help="Stop, with a checkpoint, at this step.")
+@device_option
+def train(config: str, steps: int | None, device: str) -> None:
+    """Train an EMS encoder, or continue where an earlier call stopped. Prints the model directory."""
+    from emsmine.encoder.training import train as run_training
+    from emsmine.encoder.training_config import load_training_config
+
+    settings = load_training_config(Path(config))
+
+    def log(row: dict[str, float]) -> None:
+        parts = [f"step {row['step']:.0f}/{settings.optimiser.steps}"]
+        parts += [f"{name} {row[name]:.4f}" for name in ("total", "xtr", "contrastive") if name in row]
+        parts.append(f"{row['pairs_per_second']:,.0f} pairs/s")
+        remaining = (settings.optimiser.steps - row["step"]) * settings.data.batch_size / row["pairs_per_second"]
+        parts.append(f"{remaining / 60:.0f} min left")
+        if "validation_accuracy" in row:
+            parts.append(f"validation accuracy {100 * row['validation_accuracy']:.2f} %")
+        logger.info("  ".join(parts))
+
+    click.echo(run_training(settings, device=device, stop_after=steps, on_log=log))
+
+
+COMMANDS: dict[str, click.Command] = {"train": train}

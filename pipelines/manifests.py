@@ -1,0 +1,199 @@
+"""The two kinds of manifest: one per task, which marks it as done, and one per finished step.
+
+Both are JSON with sorted keys and a checksum over everything else in the file, so that damage is noticed before a value
+is used. They hold no time, host or process number: the same work gives the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emsmine.errors import ConfigError, CorruptOutputError
+from emsmine.pipelines.tasks import JSON, FileRef, OutputRef, TaskReport, TaskSpec, canonical_json
+
+
+@dataclass(frozen=True)
+class TaskManifest:
+    """The record of a finished task. Its presence is what makes the task done.
+
+    Args:
+        spec: what was run.
+        fingerprint: of `spec`, as it was computed then.
+        rows_in: rows taken in.
+        rows_out: rows passed on.
+        dropped: rows dropped, by reason.
+        counters: other numbers, by name.
+        outputs: the files written, sorted by path.
+    """
+
+    spec: TaskSpec
+    fingerprint: str
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int]
+    counters: dict[str, int | float]
+    outputs: tuple[OutputRef, ...]
+
+    def report(self, *, skipped: bool, seconds: float = 0.0) -> TaskReport:
+        """Return the manifest's numbers as a report."""
+        return TaskReport(
+            task_id=self.spec.task_id,
+            fingerprint=self.fingerprint,
+            rows_in=self.rows_in,
+            rows_out=self.rows_out,
+            dropped=dict(self.dropped),
+            counters=dict(self.counters),
+            outputs=self.outputs,
+            skipped=skipped,
+            seconds=seconds,
+        )
+
+    def encode(self) -> bytes:
+        """Return the bytes of the manifest file."""
+        body: dict[str, JSON] = {
+            **self.spec.to_json(),
+            "fingerprint": self.fingerprint,
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "dropped": self.dropped,
+            "counters": self.counters,
+            "outputs": [output.to_json() for output in self.outputs],
+        }
+        return _encode(body)
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> "TaskManifest":
+        """Read the bytes of a manifest file.
+
+        Args:
+            data: content of the file.
+            where: its path, for messages.
+
+        Raises:
+            CorruptOutputError: the content is damaged.
+        """
+        body = _decode(data, where)
+        spec = TaskSpec(
+            stage=body["stage"],
+            step=body["step"],
+            version=body["version"],
+            params=body["params"],
+            inputs=tuple(FileRef(**ref) for ref in body["inputs"]),
+            partition=body["partition"],
+        )
+        outputs = tuple(OutputRef(**output) for output in body["outputs"])
+        numbers = {key: body[key] for key in ("fingerprint", "rows_in", "rows_out", "dropped", "counters")}
+        return cls(spec=spec, outputs=outputs, **numbers)
+
+
+@dataclass(frozen=True)
+class StepManifest:
+    """The record of a finished step: which task manifests count, and their totals.
+
+    Args:
+        stage: name of the stage.
+        step: name of the step.
+        tasks: SHA-256 of each task manifest by partition, sorted.
+        totals: sums over the tasks (`tasks, files, rows, bytes, rows_in, rows_out, dropped, counters`).
+        merkle_root: one hash that stands for all task manifests, see `merkle_root`.
+    """
+
+    stage: str
+    step: str
+    tasks: dict[str, str]
+    totals: Mapping[str, JSON]
+    merkle_root: str
+
+    def encode(self) -> bytes:
+        """Return the bytes of the manifest file."""
+        tasks: list[JSON] = [{"partition": key, "manifest_sha256": value} for key, value in self.tasks.items()]
+        return _encode(
+            {
+                "stage": self.stage,
+                "step": self.step,
+                "tasks": tasks,
+                "totals": self.totals,
+                "merkle_root": self.merkle_root,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> "StepManifest":
+        """Read the bytes of a step manifest file.
+
+        Raises:
+            CorruptOutputError: the content is damaged.
+        """
+        body = _decode(data, where)
+        tasks = {task["partition"]: task["manifest_sha256"] for task in body["tasks"]}
+        return cls(body["stage"], body["step"], tasks, body["totals"], body["merkle_root"])
+
+    @classmethod
+    def build(cls, stage: str, step: str, manifests: Iterable[TaskManifest]) -> "StepManifest":
+        """Gather the task manifests of a step; their order does not matter."""
+        ordered = sorted(manifests, key=lambda manifest: manifest.spec.partition)
+        tasks = {item.spec.partition: hashlib.sha256(item.encode()).hexdigest() for item in ordered}
+        outputs = [output for item in ordered for output in item.outputs]
+        totals: dict[str, JSON] = {
+            "tasks": len(ordered),
+            "files": len(outputs),
+            "rows": sum(output.rows for output in outputs),
+            "bytes": sum(output.bytes for output in outputs),
+            "rows_in": sum(item.rows_in for item in ordered),
+            "rows_out": sum(item.rows_out for item in ordered),
+            "dropped": _add(item.dropped for item in ordered),
+            "counters": _add(item.counters for item in ordered),
+        }
+        return cls(stage, step, tasks, totals, merkle_root(list(tasks.values())))
+
+
+def merkle_root(hashes: Sequence[str]) -> str:
+    """Return the root of a binary hash tree, in hex.
+
+    A node is SHA-256 of the byte 1 and its two children; a leaf without a partner moves up unchanged, and an empty tree
+    is SHA-256 of nothing. The leaves are file hashes, which cannot be mistaken for nodes because of the leading byte.
+
+    Args:
+        hashes: hex digests, in order.
+    """
+    level = [bytes.fromhex(item) for item in hashes] or [hashlib.sha256().digest()]
+    while len(level) > 1:
+        paired = [
+            hashlib.sha256(b"\x01" + left + right).digest()
+            for left, right in zip(level[::2], level[1::2], strict=False)
+        ]
+        level = paired + level[len(paired) * 2 :]
+    return level[0].hex()
+
+
+def _add(parts: Iterable[Mapping[str, int | float]]) -> dict[str, JSON]:
+    sums: dict[str, int | float] = {}
+    for part in parts:
+        for key in sorted(part):
+            sums[key] = sums.get(key, 0) + part[key]
+    return dict(sorted(sums.items()))
+
+
+def _encode(body: dict[str, JSON]) -> bytes:
+    checked = {**body, "checksum": hashlib.sha256(canonical_json(body)).hexdigest()}
+    return json.dumps(checked, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _decode(data: bytes, where: str) -> dict[str, Any]:
+    def corrupt(reason: str) -> CorruptOutputError:
+        return CorruptOutputError(f"manifest {where} is damaged: {reason}; rerun its stage with --redo STAGE")
+
+    try:
+        body = json.loads(data)
+        found = body.pop("checksum")
+        expected = hashlib.sha256(canonical_json(body)).hexdigest()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ConfigError) as error:
+        raise corrupt(f"not the JSON that emsmine writes ({error})") from None
+    if found != expected:
+        raise corrupt(f"its checksum says {str(found)[:12]}, its content {expected[:12]}")
+    # A changed blank or line break leaves the values alone; still, bytes that we did not write are not ours.
+    if _encode(body) != data:
+        raise corrupt("its layout differs from what emsmine writes")
+    return dict(body)

@@ -1,0 +1,100 @@
+"""Everything that turns an input file into records.
+
+`read_records` reads WARC, WET, JSONL, Parquet and plain text, each plain, .gz or .zst, from local paths and fsspec
+URLs. Every usable record is yielded as a `Record`; every damaged or unusable one as exactly one `Problem`, and reading
+goes on behind it where that is possible. All formats are streamed, so that memory is bounded by `Limits`.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from emsmine.errors import ConfigError, InputError
+from emsmine.pipelines.readers.buffer import Buffer
+from emsmine.pipelines.readers.lines import read_jsonl, read_text
+from emsmine.pipelines.readers.open import FORMATS, HEAD_BYTES, codec_of, format_of, open_binary, suffixes
+from emsmine.pipelines.readers.records import Limits, Problem, Record
+from emsmine.pipelines.readers.stream import MemberStream, PlainStream
+from emsmine.pipelines.readers.warc import read_warc
+
+__all__ = ["FORMATS", "Limits", "Problem", "Record", "detect_format", "open_binary", "read_records"]
+
+
+def detect_format(path: str) -> str:
+    """Return `warc`, `wet`, `jsonl`, `parquet` or `text`, from the first bytes and the name of a file.
+
+    Compression (gzip, zstd) is seen through. An empty file has the format of its name.
+
+    Raises:
+        InputError: the file cannot be opened, or its format cannot be told.
+    """
+    with open_binary(path) as raw:
+        return _detect(raw, path, Limits())[0]
+
+
+def _detect(raw: BinaryIO, path: str, limits: Limits) -> tuple[str, str]:
+    """Return (format, codec) and leave the file at its start."""
+    stored = raw.read(HEAD_BYTES)
+    raw.seek(0)
+    codec = codec_of(stored, path)
+    head = stored
+    if codec:
+        head = _open_buffer(raw, codec, limits).peek(HEAD_BYTES)
+        raw.seek(0)
+    if not head and not suffixes(path)[0]:
+        return "text", codec
+    return format_of(head, path), codec
+
+
+def _open_buffer(raw: BinaryIO, codec: str, limits: Limits) -> Buffer:
+    return Buffer(MemberStream(raw, codec, limits) if codec else PlainStream(raw))
+
+
+def read_records(
+    path: str,
+    *,
+    format: str = "auto",
+    limits: Limits | None = None,
+    text_field: str = "text",
+    url_field: str = "url",
+) -> Iterator[Record | Problem]:
+    """Yield the records of a file, and a problem for each one that cannot be used.
+
+    The same file always gives the same items in the same order.
+
+    Args:
+        path: a local path or fsspec URL.
+        format: one of `FORMATS`, or `auto` for `detect_format`. `warc` and `wet` read each other's records too.
+        limits: bounds on sizes; the defaults if None.
+        text_field: of JSONL (a path such as `content.text` is allowed) and Parquet.
+        url_field: of JSONL and Parquet; records without it have no URL.
+
+    Raises:
+        ConfigError: there is no such format.
+        InputError: the file cannot be opened, its format cannot be told, or Parquet lacks the text column.
+        MissingDependencyError: the URL needs a driver that is not installed.
+    """
+    limits = limits or Limits()
+    if format not in ("auto", *FORMATS):
+        raise ConfigError(f"read: format {format!r} is unknown; choose auto, {', '.join(FORMATS)}")
+    with open_binary(path) as raw:
+        if format == "auto":
+            format, codec = _detect(raw, path, limits)
+        else:
+            codec = codec_of(raw.read(HEAD_BYTES), path)
+            raw.seek(0)
+        if format == "parquet":
+            if codec:
+                raise InputError(
+                    f"read: {path!r} is Parquet inside {codec}; decompress it first, Parquet needs random access"
+                )
+            from emsmine.pipelines.readers.parquet import read_parquet
+
+            yield from read_parquet(raw, path, limits, text_field=text_field, url_field=url_field)
+            return
+        buffer = _open_buffer(raw, codec, limits)
+        if format in ("warc", "wet"):
+            yield from read_warc(buffer, limits)
+        elif format == "jsonl":
+            yield from read_jsonl(buffer, limits, text_field=text_field, url_field=url_field)
+        else:
+            yield from read_text(buffer, limits)

@@ -1,0 +1,173 @@
+"""Run stages in order on a run directory: plan, skip what is done, execute the rest, write manifests.
+
+Everything that decides what runs is read from the run directory and the settings, so an interrupted run continues with
+the same command.
+"""
+
+import functools
+import json
+import logging
+import os
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emsmine.errors import ConfigError, TaskFailedError
+from emsmine.pipelines.executor import Executor, LocalExecutor
+from emsmine.pipelines.files import new_attempt, write_atomically
+from emsmine.pipelines.lock import run_lock
+from emsmine.pipelines.progress import Progress
+from emsmine.pipelines.settings import Settings, to_toml
+from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.store import Store
+from emsmine.pipelines.tasks import Runtime, TaskReport, TaskSpec
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.toml"
+LOG_NAME = "logs/steps.jsonl"
+_SHOWN_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; nothing here changes a result."""
+
+    workers: int = 1
+    runtime: Runtime = field(default_factory=Runtime)
+    redo: tuple[str, ...] = ()
+    """Stages whose results are removed first, with those of all later stages."""
+    dry_run: bool = False
+
+
+def execute(root: Path, runtime: Runtime, spec: TaskSpec) -> TaskReport:
+    """Run one task; what the executors call, in whatever process."""
+    step = next(step for step in load_stage(spec.stage).steps if step.name == spec.step)
+    with Store(root).task(spec, runtime) as task:
+        step.run(task)
+    return task.report
+
+
+def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: RunOptions) -> None:
+    """Run stages on a directory, in pipeline order.
+
+    Args:
+        root: run directory; created if missing.
+        settings: all settings; saved beside the results.
+        stages: names of the stages to run.
+        options: workers, device and the like.
+
+    Raises:
+        DirectoryInUseError: another run holds the directory.
+        StaleOutputError: results of other settings or inputs are there and `redo` does not name their stage.
+        TaskFailedError: tasks failed; those that ended well are kept.
+    """
+    check_languages(settings, stages)
+    with run_lock(root, "run"):
+        store = Store(root)
+        store.clean_temporaries()
+        _redo(store, options)
+        write_atomically(root / CONFIG_NAME, to_toml(settings).encode("utf-8"), new_attempt())
+        context = PlanContext(store, settings)
+        for name in STAGE_NAMES:
+            if name in stages:
+                _run_stage(load_stage(name), context, options)
+
+
+def check_languages(settings: Settings, stages: Sequence[str]) -> None:
+    """Refuse to start without language pairs where a stage needs them."""
+    needing = [name for name in stages if name not in ("ingest", "dedup")]
+    if needing and not settings.pairs:
+        raise ConfigError(f"{needing[0]}: no language pair given; add --pairs de-en (several: --pairs de-en,en-ru)")
+
+
+def _redo(store: Store, options: RunOptions) -> None:
+    unknown = sorted(set(options.redo) - set(STAGE_NAMES))
+    if unknown:
+        raise ConfigError(f"--redo: unknown stage {', '.join(unknown)}; stages: {', '.join(STAGE_NAMES)}")
+    if not options.redo or options.dry_run:
+        return
+    first = min(STAGE_NAMES.index(name) for name in options.redo)
+    for name in reversed(STAGE_NAMES[first:]):
+        for step in reversed(load_stage(name).steps):
+            store.remove_step(name, step.name)
+
+
+def _run_stage(stage: Stage, context: PlanContext, options: RunOptions) -> None:
+    for step in stage.steps:
+        specs = step.plan(step, context)
+        pending = [spec for spec in specs if context.store.status(spec) != "done"]
+        if options.dry_run:
+            logger.info("%s.%s: %d tasks, %d to run", stage.name, step.name, len(specs), len(pending))
+            if pending:
+                logger.info("later steps are planned when this one is done")
+                return
+            continue
+        _run_step(step, specs, pending, context, options)
+
+
+def _run_step(
+    step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, options: RunOptions
+) -> None:
+    started = time.monotonic()
+    executor: Executor = LocalExecutor(max(1, min(options.workers, len(pending))))
+    run = functools.partial(execute, context.store.root, options.runtime)
+    failed: list[TaskReport] = []
+    rows = 0
+    with (
+        _worker_threads(min(options.workers, len(pending))),
+        Progress(f"{step.stage}.{step.name}", len(specs), len(specs) - len(pending)) as progress,
+    ):
+        for report in executor.map(run, pending):
+            progress.advance(report.rows_in)
+            rows += report.rows_in
+            if report.error is not None:
+                failed.append(report)
+                logger.error("%s", report.error)
+    if failed:
+        names = ", ".join(sorted(report.task_id for report in failed)[:_SHOWN_FAILURES])
+        raise TaskFailedError(
+            f"{step.stage}: {len(failed)} of {len(specs)} tasks failed ({names}); the others are kept: fix the cause "
+            f"above and run the same command again. First: {failed[0].error}"
+        )
+    context.store.finish_step(step.stage, step.name, specs)
+    if pending:
+        _log_step(context.store.root, step, len(pending), rows, time.monotonic() - started)
+
+
+@contextmanager
+def _worker_threads(workers: int) -> Iterator[None]:
+    """Share the cores among worker processes: each would otherwise start as many threads as there are cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    if workers > 1:
+        for name in names:
+            os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: float) -> None:
+    """Note time and memory for people; nothing reads this file to decide anything."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    row = {
+        "step": f"{step.stage}.{step.name}",
+        "tasks": tasks,
+        "rows_in": rows,
+        "seconds": round(seconds, 3),
+        "peak_rss_mb": round(peak / 1024, 1),
+    }
+    path = root / LOG_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")

@@ -1,0 +1,16 @@
+"""The stages of the pipeline, one module each. A stage's name, its command and its manifests are the same word."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emsmine.pipelines.stages.base import Stage
+
+STAGE_NAMES = ("ingest", "dedup", "langid", "encode", "index", "search", "select", "filter", "export")
+"""In the order in which they run."""
+
+
+def load_stage(name: str) -> "Stage":
+    """Import a stage; only then are its libraries loaded."""
+    stage: Stage = importlib.import_module(f"emsmine.pipelines.stages.{name}").STAGE
+    return stage

@@ -1,0 +1,66 @@
+"""What a stage is: steps that plan tasks and run them.
+
+A stage is one file in this folder, one command and one manifest name, all the same word. Its steps run one after the
+other; a step plans its tasks from the manifests of finished steps and the settings only, never from directory order,
+worker count or clock.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emsmine.pipelines.context import TaskContext
+from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.store import Store
+from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What a plan may depend on."""
+
+    store: Store
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One wave of independent tasks.
+
+    Args:
+        stage: name of the stage.
+        name: name of the step.
+        version: raised by hand when the code changes its results.
+        plan: gives the tasks.
+        run: does one of them.
+    """
+
+    stage: str
+    name: str
+    version: int
+    plan: Callable[["Step", PlanContext], list[TaskSpec]]
+    run: Callable[[TaskContext], None]
+
+    def spec(self, params: dict[str, JSON], inputs: tuple[FileRef, ...], partition: str) -> TaskSpec:
+        """Build a task of this step."""
+        return TaskSpec(self.stage, self.name, self.version, params, inputs, partition)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named part of the pipeline."""
+
+    name: str
+    summary: str
+    unit: str
+    """What the last step's rows are, for the funnel."""
+    steps: tuple[Step, ...]
+
+
+def shard_name(number: int) -> str:
+    """Name shard `number`: five digits, so that names sort like numbers."""
+    return f"{number:05d}"
+
+
+def pair_folder(pair: tuple[str, str]) -> str:
+    """Name the folder of a canonical pair: `deu_Latn-eng_Latn`."""
+    return f"{pair[0]}-{pair[1]}"

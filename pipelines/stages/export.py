@@ -1,0 +1,100 @@
+"""export: kept pairs → the files that people train on.
+
+Pair names are alphabetical by short code (`de-en`), and columns follow the name.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emsmine import languages
+from emsmine.mining.text import sanitise
+from emsmine.pipelines.context import TaskContext
+from emsmine.pipelines.files import AtomicFile
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
+from emsmine.pipelines.tasks import TaskSpec
+
+
+def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
+    """One task per pair."""
+    params = context.settings.params("export")
+    return [
+        step.spec(
+            dict(params),
+            tuple(context.store.outputs("filter", "filter", f"pairs/{pair_folder(pair)}")),
+            pair_folder(pair),
+        )
+        for pair in context.settings.pairs
+    ]
+
+
+def run(task: TaskContext) -> None:
+    """Write one pair in every wanted format, best margin first."""
+    table = pa.concat_tables([task.read(ref) for ref in task.spec.inputs])
+    keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
+    table = table.take(pc.sort_indices(table, sort_keys=keys))
+    source, target = task.spec.partition.split("-")
+    table, left, right = in_export_order(table, source, target)
+    task.count_in(table.num_rows)
+    task.count_out(table.num_rows)
+    for kind in task.spec.param("formats", list):
+        _WRITERS[str(kind)](task, table, left, right)
+
+
+def in_export_order(table: pa.Table, source: str, target: str) -> tuple[pa.Table, str, str]:
+    """Swap the sides if the short codes sort the other way; returns the table and both short codes."""
+    left, right = languages.short(source), languages.short(target)
+    if left < right:
+        return table, left, right
+    swap = {"source": "target", "target": "source"}
+    heads = [name.split("_", 1) for name in table.column_names]
+    names = [f"{swap[head[0]]}_{head[1]}" if head[0] in swap else "_".join(head) for head in heads]
+    swapped = table.rename_columns(names)
+    return swapped.select(table.column_names), right, left
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[float, str, str]]:
+    for batch in table.select(["margin", "source_text", "target_text"]).to_batches(max_chunksize=8192):
+        for margin, source, target in zip(*(batch[name].to_pylist() for name in batch.schema.names), strict=True):
+            # Cleaned when they were split; done again because a tab in a TSV ruins every later column.
+            yield margin, sanitise(source), sanitise(target)
+
+
+def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[float, str, str], str]) -> None:
+    file: AtomicFile = task.bytes_writer(path, rows=table.num_rows)
+    with file:
+        for row in _rows(table):
+            file.write((line(*row) + "\n").encode("utf-8"))
+
+
+def _write_tsv(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
+    """score TAB source TAB target; no header, no quoting."""
+    _lines(task, f"export/{left}-{right}.tsv", table, lambda m, s, t: f"{m:.6f}\t{s}\t{t}")
+
+
+def _write_moses(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
+    """Two line-aligned files."""
+    _lines(task, f"export/corpus.{left}-{right}.{left}", table, lambda m, s, t: s)
+    _lines(task, f"export/corpus.{left}-{right}.{right}", table, lambda m, s, t: t)
+
+
+def _write_jsonl(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
+    """The `translation` records that Hugging Face trainers read."""
+    _lines(
+        task,
+        f"export/{left}-{right}.jsonl",
+        table,
+        lambda m, s, t: json.dumps({"translation": {left: s, right: t}, "margin": round(m, 6)}, ensure_ascii=False),
+    )
+
+
+def _write_parquet(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
+    """Everything that is known of each pair."""
+    task.writer("export", table.schema, name=f"{left}-{right}").write(table)
+
+
+_WRITERS = {"tsv": _write_tsv, "moses": _write_moses, "jsonl": _write_jsonl, "parquet": _write_parquet}
+
+STAGE = Stage("export", "write the corpus", "exported pairs", (Step("export", "export", 1, plan, run),))

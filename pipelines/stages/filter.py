@@ -1,0 +1,133 @@
+"""filter: candidate pairs → kept pairs with texts, scores and the provenance of both sides."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from emsmine.mining.langid import Prediction
+from emsmine.mining.rules import PairView, Rule, RulesConfig, apply, default_rules
+from emsmine.pipelines.context import TaskContext
+from emsmine.pipelines.schemas import pairs_schema
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
+from emsmine.pipelines.tasks import FileRef, TaskSpec
+
+_BATCH = 8192
+
+
+def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
+    """One task per pair."""
+    store = context.store
+    documents = tuple(store.outputs("dedup", "apply", "distinct"))
+    specs = []
+    for pair in context.settings.pairs:
+        texts = [
+            ref
+            for lang in pair
+            for dataset in ("sentences", "occurrences")
+            for ref in store.outputs("langid", "distinct", f"{dataset}/{lang}")
+        ]
+        selected = store.outputs("select", "select", f"selected/{pair_folder(pair)}")
+        inputs = (*selected, *texts, *documents)
+        specs.append(step.spec(context.settings.params("filter"), inputs, f"{pair_folder(pair)}/00000"))
+    return specs
+
+
+def _rules(spec: TaskSpec) -> tuple[Rule, ...]:
+    return default_rules(
+        RulesConfig(
+            max_ratio=spec.param("max_length_ratio", float),
+            min_letters=spec.param("min_letters", int),
+            max_characters=spec.param("max_pair_chars", int),
+            max_similarity=spec.param("max_similarity", float),
+            min_support=spec.param("min_lid_support", float),
+            min_agreement=spec.param("min_digit_agreement", float),
+            min_letter_share=spec.param("min_letter_share", float),
+            off=tuple(str(name) for name in spec.param("rules_off", list)),
+        )
+    )
+
+
+def run(task: TaskContext) -> None:
+    """Join texts and provenance to the pairs, score them with every rule, keep those that all rules accept."""
+    spec = task.spec
+    pair = spec.partition.split("/")[0]
+    langs = pair.split("-")
+    rules = _rules(spec)
+    selected = task.read(spec.inputs[0])
+    margins, cosines = selected["margin"].to_numpy(), selected["cosine"].to_numpy()
+    sides = [
+        _side(task, lang, selected[f"{side}_id"].to_numpy())
+        for side, lang in zip(("source", "target"), langs, strict=True)
+    ]
+    schema = pairs_schema([rule.name for rule in rules])
+    writer = task.writer(f"pairs/{pair}", schema, counted=True)
+    for start in range(0, selected.num_rows, _BATCH):
+        rows = range(start, min(start + _BATCH, selected.num_rows))
+        results = apply(rules, (_view(sides, langs, row) for row in rows))
+        kept = []
+        for row, (scores, refused) in zip(rows, results, strict=True):
+            task.count_in()
+            if refused is None:
+                kept.append((row, scores))
+            else:
+                ids = f"{sides[0]['sentence_id'][row]}-{sides[1]['sentence_id'][row]}"
+                task.drop(refused, id=ids, sample=f"{sides[0]['text'][row][:96]} ||| {sides[1]['text'][row][:96]}")
+        columns: list[list[object]] = [[margins[row] for row, _ in kept], [cosines[row] for row, _ in kept]]
+        columns += [[side[name][row] for row, _ in kept] for side in sides for name in _SIDE_COLUMNS]
+        columns += [[scores[rule.name] for _, scores in kept] for rule in rules]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        writer.write(pa.Table.from_arrays(arrays, schema=schema))
+
+
+_SIDE_COLUMNS = ("text", "sentence_id", "url", "date", "doc_id", "position", "lid_score", "mt_hints")
+
+
+def _view(sides: list[dict[str, list[Any]]], langs: list[str], row: int) -> PairView:
+    source, target = (str(side["text"][row]) for side in sides)
+    lids = [Prediction(lang, float(str(side["lid_score"][row]))) for side, lang in zip(sides, langs, strict=True)]
+    return PairView(source, target, langs[0], langs[1], lids[0], lids[1])
+
+
+def _side(task: TaskContext, lang: str, ids: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
+    """Return the columns of one side, one value per pair: text, language score and the first place it stands at."""
+    wanted = np.unique(ids)
+    back = np.searchsorted(wanted, ids).tolist()
+    sentences = _lookup(task, f"sentences/{lang}/", "sentence_id", ["text", "lid_score"], wanted)
+    places = _lookup(task, f"occurrences/{lang}/", "sentence_id", ["doc_id", "position"], wanted)
+    doc_ids = np.array(places["doc_id"], dtype=np.int64)
+    wanted_documents = np.unique(doc_ids)
+    documents = _lookup(task, "distinct/", "doc_id", ["url", "date", "mt_hints"], wanted_documents)
+    to_document = np.searchsorted(wanted_documents, doc_ids).tolist()
+    columns = {**sentences, **places}
+    columns |= {name: [values[row] for row in to_document] for name, values in documents.items()}
+    columns["sentence_id"] = wanted.tolist()
+    return {name: [values[row] for row in back] for name, values in columns.items()}
+
+
+def _lookup(
+    task: TaskContext, prefix: str, key: str, columns: list[str], wanted: npt.NDArray[np.int64]
+) -> dict[str, list[Any]]:
+    """Return columns of the first row of each wanted key; the shards are sorted by key, each key in one shard."""
+    found: dict[str, list[Any]] = {name: [None] * len(wanted) for name in columns}
+    for ref in _refs(task.spec.inputs, prefix):
+        table = task.read(ref, [key, *columns])
+        keys = table[key].to_numpy()
+        if not len(keys):
+            continue
+        first = np.searchsorted(keys, wanted)
+        hits = np.flatnonzero((first < len(keys)) & (keys[np.minimum(first, len(keys) - 1)] == wanted))
+        rows = table.take(pa.array(first[hits], pa.int64()))
+        for name in columns:
+            for hit, value in zip(hits, rows[name].to_pylist(), strict=True):
+                found[name][int(hit)] = value
+    return found
+
+
+def _refs(inputs: Iterable[FileRef], prefix: str) -> list[FileRef]:
+    return [ref for ref in inputs if ref.path.startswith(prefix)]
+
+
+STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 1, plan, run),))

@@ -1,0 +1,177 @@
+"""The store under failing system calls and SIGKILL: never a manifest for bad data, and a rerun gives the same bytes."""
+
+import builtins
+import errno
+import hashlib
+import importlib
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emsmine.pipelines.files import is_temporary
+from emsmine.pipelines.layout import walk_files
+from emsmine.pipelines.manifests import StepManifest, TaskManifest
+from emsmine.pipelines.publish import is_intact
+
+HERE = Path(__file__).parent
+CALLS = ("open", "write", "fsync", "replace", "mkdir", "unlink", "close")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(HERE)
+    yield importlib.import_module("toy_run")
+    sys.modules.pop("toy_run", None)
+
+
+@pytest.fixture
+def workspace() -> Iterator[Path]:
+    # In memory where the system offers it: the thousands of fsync calls here would take minutes on a disk.
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file but the lock."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in walk_files(root)
+        if path.name != "emsmine.lock"
+    }
+
+
+def check_manifests(root: Path) -> None:
+    """Every manifest that is there must decode; unless a file is missing, it must describe the files that are there."""
+    folder = root / "manifests"
+    for path in walk_files(folder):
+        if path.parent == folder and not is_temporary(path.name):
+            StepManifest.decode(path.read_bytes(), str(path))
+        elif not is_temporary(path.name):
+            manifest = TaskManifest.decode(path.read_bytes(), str(path))
+            assert is_intact(root, manifest, verify=True) or not is_intact(root, manifest, verify=False), path
+
+
+class Faults:
+    """Makes the n-th of the watched calls fail, once."""
+
+    def __init__(self, root: Path, n: int, error: BaseException) -> None:
+        self.root, self.n, self.error = str(root), n, error
+        self.count = 0
+
+    def wrap(self, function: Callable[..., Any], *, by_path: bool) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            fails = False
+            if not by_path or str(args[0]).startswith(self.root):
+                self.count += 1
+                fails = self.count == self.n
+            if function is real_close or not fails:  # a close that reports an error has still closed
+                result = function(*args, **kwargs)
+            if fails:
+                raise self.error
+            return result
+
+        real_close = os.close
+
+        return call
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in CALLS:
+            by_path = name not in ("write", "fsync", "close")
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name), by_path=by_path))
+        monkeypatch.setattr(builtins, "open", self.wrap(builtins.open, by_path=True))
+
+
+def fail_everywhere(
+    workspace: Path, start: Callable[[Path], None], work: Callable[[Path], None], expected: dict[str, str], stride: int
+) -> int:
+    """Fail the n-th call for n = 1, 1 + stride, … until the work passes untouched; check the state after each.
+
+    Returns:
+        How often the work failed.
+    """
+    errors = [OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "bad"), OSError(errno.EMFILE, "many"), MemoryError()]
+    num_failures = 0
+    for n in range(1, 10_000, stride):
+        root = workspace / f"{n}"
+        start(root)
+        faults = Faults(root, n, [*errors, KeyboardInterrupt()][n % 5])
+        failed = False
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            faults.install(monkeypatch)
+            try:
+                work(root)
+            except (OSError, MemoryError, KeyboardInterrupt):
+                failed = True
+        num_failures += failed
+        check_manifests(root)
+        if not failed:
+            assert tree(root) == expected, f"call {n} failed, the run passed"
+        work(root)
+        assert tree(root) == expected, f"rerun after call {n} failed"
+        if faults.count < n:
+            return num_failures
+    raise AssertionError("the work never passed")
+
+
+def test_every_failing_call_in_a_fresh_run(toy: Any, workspace: Path) -> None:
+    toy.run(workspace / "reference", ["eng_Latn", "deu_Latn"])
+    expected = tree(workspace / "reference")
+    assert sum(path.startswith("rejects/") for path in expected) == toy.NUM_TASKS
+
+    def work(root: Path) -> None:
+        toy.run(root, ["eng_Latn", "deu_Latn"])
+
+    assert fail_everywhere(workspace, Path.mkdir, work, expected, stride=1) > 100
+
+
+@pytest.mark.parametrize("redo", ["remove", "replace"])
+def test_every_failing_call_in_a_redo(toy: Any, workspace: Path, redo: str) -> None:
+    toy.run(workspace / "reference", ["eng_Latn", "fra_Latn"], num_rows=20)
+    expected = tree(workspace / "reference")
+
+    def start(root: Path) -> None:
+        toy.run(root, ["eng_Latn", "deu_Latn"])
+
+    def work(root: Path) -> None:
+        toy.run(root, ["eng_Latn", "fra_Latn"], num_rows=20, redo=redo)
+
+    assert fail_everywhere(workspace, start, work, expected, stride=3) > 30
+
+
+def test_sigkill_at_random_moments(toy: Any, workspace: Path) -> None:
+    command = [sys.executable, str(HERE / "toy_run.py")]
+    arguments = ["eng_Latn,deu_Latn", "2000"]
+    started = time.monotonic()
+    subprocess.run([*command, str(workspace / "reference"), *arguments], check=True)
+    full_seconds = time.monotonic() - started
+    expected = tree(workspace / "reference")
+    generator = random.Random(7)
+    root = workspace / "run"
+    num_killed = num_temporaries = 0
+    for attempt in range(15):
+        process = subprocess.Popen([*command, str(root), *arguments])
+        try:
+            # Start-up takes most of the time and is of no interest.
+            process.wait(timeout=full_seconds * generator.uniform(0.5, 1.0))
+        except subprocess.TimeoutExpired:
+            num_killed += 1
+        process.kill()
+        process.wait()
+        check_manifests(root)
+        num_temporaries += any(is_temporary(path.name) for path in walk_files(root))
+        if process.returncode == 0:
+            assert tree(root) == expected
+            root = workspace / f"run-{attempt}"
+    subprocess.run([*command, str(root), *arguments], check=True)
+    assert tree(root) == expected
+    assert num_killed >= 3
+    assert num_temporaries >= 1  # else no kill hit the writing, and the test shows nothing
