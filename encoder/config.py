@@ -45,9 +45,12 @@ class NetworkConfig:
             )
         if self.positions not in POSITIONS:
             raise ModelError(f"network: positions {self.positions!r} is unknown; choose from {', '.join(POSITIONS)}")
-        for field in ("vocab_size", "dim", "max_tokens"):
+        for field in ("vocab_size", "dim", "max_tokens", "num_heads", "ffn_dim"):
             if getattr(self, field) < 1:
                 raise ModelError(f"network: {field} is {getattr(self, field)}; it must be at least 1")
+        for field in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ModelError(f"network: {field} is {getattr(self, field)}; it must be at least 0 and below 1")
         if self.num_layers < 0:
             raise ModelError(f"network: num_layers is {self.num_layers}; it must not be negative")
         if self.num_layers and self.dim % self.num_heads:
@@ -55,13 +58,22 @@ class NetworkConfig:
 
     @classmethod
     def from_mapping(cls, mapping: dict[str, Any], where: str) -> "NetworkConfig":
-        """Build from parsed JSON or TOML; an unknown key is an error that names it."""
+        """Build from a parsed JSON object.
+
+        Raises:
+            ModelError: a key is unknown, or a value has the wrong type; the message names it.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(mapping) - known)
         if unknown:
             raise ModelError(
                 f"{where}: unknown network setting {', '.join(unknown)}; known: {', '.join(sorted(known))}"
             )
+        for key, value in mapping.items():
+            wanted = type(getattr(cls, key))
+            fits = isinstance(value, (int, float) if wanted is float else wanted)
+            if not fits or isinstance(value, bool) != (wanted is bool):
+                raise ModelError(f"{where}: network setting {key} is {value!r}; it must be a {wanted.__name__}")
         return cls(**mapping)
 
     def to_json(self) -> str:

@@ -1,11 +1,13 @@
 """Training pairs: reading, the tokenised cache on disk, and the resumable sampler."""
 
-import hashlib
+import gzip
 import io
 import itertools
 import json
 import logging
 import os
+import shutil
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +16,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 import zstandard
 
 from emsmine import languages
 from emsmine.encoder.tokenizer import Packed, Tokenizer
-from emsmine.errors import InputError
+from emsmine.errors import InputError, StaleOutputError
 
 logger = logging.getLogger(__name__)
 
 _CHUNK_PAIRS = 20_000
 _MAX_CHARS = 2_000
+_ENDINGS = (".tsv", ".tsv.gz", ".tsv.zst", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,22 @@ def find_pair_files(paths: Sequence[Path]) -> list[PairFile]:
     """List pair files; a folder stands for every `<xx>-<yy>.tsv[.gz|.zst]` or `.parquet` in it, sorted by name.
 
     Raises:
-        InputError: a path does not exist, or a folder holds no pair file.
+        InputError: a path does not exist or has another ending, or a folder holds no pair file.
         LanguageError: a name does not start with a language pair.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if ".tsv" in p.suffixes or p.suffix == ".parquet")
+            found = sorted(p for p in path.iterdir() if p.name.endswith(_ENDINGS) and not p.name.startswith("."))
             if not found:
-                raise InputError(f"train: {path} holds no .tsv, .tsv.gz, .tsv.zst or .parquet file")
+                raise InputError(f"train: {path} holds no file that ends in {', '.join(_ENDINGS)}")
             files += found
-        elif path.exists():
-            files.append(path)
-        else:
+        elif not path.exists():
             raise InputError(f"train: {path} does not exist; give a pair file or a folder of pair files")
+        elif not path.name.endswith(_ENDINGS):
+            raise InputError(f"train: {path} is no pair file; its name must end in {', '.join(_ENDINGS)}")
+        else:
+            files.append(path)
     return [PairFile(path, *languages.pair(path.name.split(".")[0])) for path in files]
 
 
@@ -61,8 +68,11 @@ def read_pairs(file: PairFile, rejected: Counter[str]) -> Iterator[tuple[str, st
     """Yield the two sides of each line of a pair file; unusable lines are counted in `rejected` by reason.
 
     TSV columns: source, target, anything; no header. Parquet columns: `source`, `target`.
+
+    Raises:
+        InputError: the file as a whole cannot be read: damaged compression, no Parquet, other columns.
     """
-    for source, target in _rows(file.path, rejected):
+    for source, target in _readable(file.path, rejected):
         source, target = source.strip(), target.strip()
         if not source or not target:
             rejected["empty_side"] += 1
@@ -72,17 +82,38 @@ def read_pairs(file: PairFile, rejected: Counter[str]) -> Iterator[tuple[str, st
             yield source, target
 
 
-def _rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+def _readable(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
+    try:
+        yield from _parquet_rows(path, rejected) if path.suffix == ".parquet" else _tsv_rows(path, rejected)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException) as error:
+        raise InputError(f"train: {path} cannot be read ({error}); fetch or write the file again") from error
 
-        for batch in pq.ParquetFile(path).iter_batches(columns=["source", "target"]):
-            for source, target in zip(batch["source"].to_pylist(), batch["target"].to_pylist(), strict=True):
+
+def _parquet_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
+    with pq.ParquetFile(path) as file:
+        types = {field.name: field.type for field in file.schema_arrow}
+        for column in ("source", "target"):
+            if column not in types or not (pa.types.is_string(types[column]) or pa.types.is_large_string(types[column])):
+                raise InputError(
+                    f"train: {path} has no text column {column!r} (columns: {', '.join(types) or 'none'}); "
+                    "a Parquet pair file needs the text columns source and target"
+                )
+        for batch in file.iter_batches(columns=["source", "target"]):
+            # As bytes: one row of bad UTF-8 must not lose the others.
+            columns = [batch[side].cast(pa.large_binary()).to_pylist() for side in ("source", "target")]
+            for source, target in zip(*columns, strict=True):
                 if source is None or target is None:
                     rejected["null"] += 1
-                else:
-                    yield source, target
-        return
+                    continue
+                try:
+                    decoded = source.decode("utf-8"), target.decode("utf-8")
+                except UnicodeDecodeError:
+                    rejected["invalid_utf8"] += 1
+                    continue
+                yield decoded
+
+
+def _tsv_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
     with _open_binary(path) as stream:
         for line in stream:
             try:
@@ -101,8 +132,6 @@ def _open_binary(path: Path) -> io.BufferedIOBase:
         reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
         return io.BufferedReader(reader)
     if path.suffix == ".gz":
-        import gzip
-
         return gzip.open(path, "rb")
     return path.open("rb")
 
@@ -131,17 +160,19 @@ class TokenCache:
         self.max_tokens = max_tokens
 
     def corpus(self, file: PairFile) -> Corpus:
-        """Return the corpus of a file, tokenising it at the first call."""
-        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        """Return the corpus of a file, tokenising it at the first call or when the entry is damaged."""
+        with file.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         key_text = json.dumps([digest, self.tokenizer.sha256, self.max_tokens, _MAX_CHARS, 1])
         key = hashlib.sha256(key_text.encode()).hexdigest()[:16]
         entry = self.folder / f"{file.path.name.split('.')[0]}-{key}"
-        if not (entry / "done.json").exists():
+        loaded = _load_entry(entry)
+        if loaded is None:
             self._build(file, entry)
-        ids = np.load(entry / "ids.npy", mmap_mode="r")
-        offsets = np.load(entry / "offsets.npy")
-        hashes = np.load(entry / "hashes.npy")
-        return Corpus(file.path.name.split(".")[0], file.source_lang, file.target_lang, Packed(ids, offsets), hashes)
+            loaded = _load_entry(entry)
+        if loaded is None:
+            raise InputError(f"train: {entry} cannot be read back after writing it; check the disk")
+        return Corpus(file.path.name.split(".")[0], file.source_lang, file.target_lang, *loaded)
 
     def _build(self, file: PairFile, entry: Path) -> None:
         rejected: Counter[str] = Counter()
@@ -159,15 +190,33 @@ class TokenCache:
         rejected["no_tokens"] += len(lengths) // 2 - len(keep)
         kept = Packed(ids, offsets).take(np.stack((2 * keep, 2 * keep + 1), axis=1).ravel())
         hashes = _hash_sentences(kept)
-        entry.mkdir(parents=True, exist_ok=True)
-        np.save(entry / "ids.npy", kept.ids)
-        np.save(entry / "offsets.npy", kept.offsets)
-        np.save(entry / "hashes.npy", hashes)
         report: dict[str, Any] = {"pairs": len(keep), "tokens": len(kept.ids), "cut": num_cut, "rejected": rejected}
-        temporary = entry / f".done-{os.getpid()}"
-        temporary.write_text(json.dumps(report, sort_keys=True))
-        temporary.rename(entry / "done.json")
+        temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+        temporary.mkdir(parents=True, exist_ok=True)
+        np.save(temporary / "ids.npy", kept.ids)
+        np.save(temporary / "offsets.npy", kept.offsets)
+        np.save(temporary / "hashes.npy", hashes)
+        (temporary / "done.json").write_text(json.dumps(report, sort_keys=True), encoding="utf-8")
+        if entry.exists():
+            shutil.rmtree(entry)
+        temporary.rename(entry)
         logger.info("tokenised %s: %s", file.path.name, json.dumps(report, sort_keys=True))
+
+
+def _load_entry(entry: Path) -> tuple[Packed, npt.NDArray[np.int64]] | None:
+    """Return sentences and hashes of a cache entry; None if there is no whole one."""
+    if not (entry / "done.json").exists():
+        return None
+    try:
+        ids = np.load(entry / "ids.npy", mmap_mode="r")
+        offsets, hashes = np.load(entry / "offsets.npy"), np.load(entry / "hashes.npy")
+    except (OSError, ValueError, EOFError) as error:
+        logger.warning("train: cache entry %s is damaged (%s); tokenising again", entry, error)
+        return None
+    if len(offsets) != len(hashes) + 1 or offsets[-1] != len(ids):
+        logger.warning("train: cache entry %s is damaged (its files disagree); tokenising again", entry)
+        return None
+    return Packed(ids, offsets), hashes
 
 
 def _hash_sentences(packed: Packed) -> npt.NDArray[np.int64]:
@@ -192,7 +241,7 @@ class Batch:
     """Token ids of N pairs.
 
     Shapes:
-        hashes int64 [N] per side; languages int64 [N]: number of the language in the corpus list, per side.
+        source_hash, target_hash: int64 [N].
     """
 
     source: Packed
@@ -200,7 +249,7 @@ class Batch:
     source_hash: npt.NDArray[np.int64]
     target_hash: npt.NDArray[np.int64]
     corpus: npt.NDArray[np.int64]
-    """int64 [N]: which corpus each pair comes from."""
+    """int64 [N]: which corpus each pair comes from, as a number into `PairSampler.corpora`."""
 
 
 class PairSampler:
@@ -216,15 +265,15 @@ class PairSampler:
         """Build a sampler.
 
         Args:
-            corpora: the data.
+            corpora: the data; empty ones are left out of `self.corpora`.
             batch_size: pairs per batch.
             exponent: of the corpus sizes.
             seed: of everything random.
             groups: a batch is made of this many equal parts, each from one corpus, so that negatives share a language;
                 0 draws the corpus of each pair independently.
         """
-        if not corpora or not any(len(corpus) for corpus in corpora):
-            raise InputError("train: no usable pair in the training files")
+        if not any(len(corpus) for corpus in corpora):
+            raise InputError("train: no usable pair in the training files; their lines need two texts in UTF-8")
         self.corpora = [corpus for corpus in corpora if len(corpus)]
         self.batch_size, self.seed, self.groups = batch_size, seed, groups
         weights = np.array([len(corpus) for corpus in self.corpora], dtype=np.float64) ** exponent
@@ -238,7 +287,16 @@ class PairSampler:
         return {"step": self.step, "drawn": self._drawn.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to the position of an earlier `state`."""
+        """Go to the position of an earlier `state`.
+
+        Raises:
+            StaleOutputError: the state is of another number of corpora.
+        """
+        if len(state["drawn"]) != len(self.corpora):
+            raise StaleOutputError(
+                f"train: the checkpoint was made with {len(state['drawn'])} corpora, now there are "
+                f"{len(self.corpora)}; restore the training files, or choose another run.output"
+            )
         self.step = int(state["step"])
         self._drawn = np.array(state["drawn"], dtype=np.int64)
 

@@ -13,7 +13,7 @@ from emsmine.encoder.model_directory import CONFIG, TOKENIZER, load_model
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.encoder.tokenizer import OffsetArray, Packed, Tokenizer
-from emsmine.errors import ConfigError
+from emsmine.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,16 @@ class EMSEncoder:
         """Load a model directory.
 
         Raises:
-            ModelError: files are missing or damaged.
+            ModelError: files are missing or damaged, or do not belong together.
         """
         self.folder = Path(folder)
         network, config = load_model(self.folder)
         self.tokenizer = Tokenizer(self.folder / TOKENIZER)
+        if self.tokenizer.vocab_size > network.config.vocab_size:
+            raise ModelError(
+                f"model: {self.folder / TOKENIZER} has {self.tokenizer.vocab_size} pieces but the network knows "
+                f"{network.config.vocab_size}; the files belong to different models"
+            )
         self.device = resolve_device(device)
         self.network = network.to(self.device)
         self.preprocessing = str(config["preprocessing"])

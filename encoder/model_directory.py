@@ -8,22 +8,32 @@
 import hashlib
 import json
 import os
+import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emsmine.encoder.config import NetworkConfig, read_json
 from emsmine.encoder.network import Network
+from emsmine.encoder.preprocessing import PREPROCESSINGS
 from emsmine.errors import ModelError
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "sentencepiece.model", "config.json"
-PREPROCESSINGS = ("none", "ems")
 TABLES = ("float32", "float16", "int8")
 _TABLE_KEY = "embedding.tokens.weight"
+_CONFIG_TYPES: dict[str, type] = {
+    "format": int,
+    "name": str,
+    "network": dict,
+    "preprocessing": str,
+    "sha256": dict,
+    "table": str,
+}
 
 
 def file_sha256(path: Path) -> str:
@@ -53,20 +63,33 @@ def save_model(
         name: shown in signatures.
         preprocessing: `none`, or `ems` for the pre-tokenisation of the released EMS.
         table: storage of the token table; everything else is float16 unless `table` is float32.
+
+    Raises:
+        ModelError: an unknown `table` or `preprocessing`, or weights that are not finite in the stored type.
     """
     if table not in TABLES or preprocessing not in PREPROCESSINGS:
         raise ModelError(
             f"model: table {table!r} or preprocessing {preprocessing!r} is unknown; choose from "
             f"{', '.join(TABLES)} and {', '.join(PREPROCESSINGS)}"
         )
-    output.mkdir(parents=True, exist_ok=True)
     dtype = torch.float32 if table == "float32" else torch.float16
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in network.state_dict().items()}
     if table == "int8":
         full = network.state_dict()[_TABLE_KEY].detach().cpu().float()
         state[_TABLE_KEY], state[_TABLE_KEY + ".scale"] = quantise_rows(full)
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(
+                f"model: {key} holds values that are not finite as {value.dtype}; nothing was written to {output}; "
+                "train with a lower learning rate, or save with table float32"
+            )
+    output.mkdir(parents=True, exist_ok=True)
     temporary = output / f".{WEIGHTS}.{os.getpid()}"
+    # safetensors makes files that only their owner can read; a file of ours tells what the umask allows.
+    temporary.touch()
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     save_file(state, temporary)
+    temporary.chmod(mode)
     _publish(temporary, output / WEIGHTS)
     copied = output / f".{TOKENIZER}.{os.getpid()}"
     copied.write_bytes(tokenizer.read_bytes())
@@ -100,10 +123,8 @@ def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
     Raises:
         ModelError: a file is missing, does not match its hash, or the weights do not fit the configuration.
     """
-    config = read_json(folder / CONFIG)
-    if config.get("format") != 1:
-        raise ModelError(f"model: {folder / CONFIG} has format {config.get('format')!r}; this emsmine reads format 1")
-    for file, expected in config.get("sha256", {}).items():
+    config = _read_config(folder / CONFIG)
+    for file, expected in config["sha256"].items():
         if not (folder / file).exists():
             raise ModelError(f"model: {folder / file} does not exist; copy the whole model directory again")
         found = file_sha256(folder / file)
@@ -113,12 +134,34 @@ def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
                 "copy the model again"
             )
     network = Network(NetworkConfig.from_mapping(config["network"], str(folder / CONFIG)))
-    state = load_file(folder / WEIGHTS)
-    scale = state.pop(_TABLE_KEY + ".scale", None)
-    if scale is not None:
-        state[_TABLE_KEY] = state[_TABLE_KEY].float().mul_(scale[:, None])
     try:
+        state = load_file(folder / WEIGHTS)
+        if config["table"] == "int8":
+            scale = state.pop(_TABLE_KEY + ".scale")
+            state[_TABLE_KEY] = state[_TABLE_KEY].float().mul_(scale[:, None])
         network.load_state_dict({key: value.float() for key, value in state.items()})
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: {folder / WEIGHTS} does not fit its configuration: {error}") from error
     return network.eval(), config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read and check `config.json`: every key there and of its type, no other key."""
+    config = read_json(path)
+    if config.get("format") != 1:
+        raise ModelError(f"model: {path} has format {config.get('format')!r}; this emsmine reads format 1")
+    unknown, missing = sorted(set(config) - set(_CONFIG_TYPES)), sorted(set(_CONFIG_TYPES) - set(config))
+    if unknown or missing:
+        raise ModelError(
+            f"model: {path} has unknown keys ({', '.join(unknown) or 'none'}) or lacks keys "
+            f"({', '.join(missing) or 'none'}); copy the whole model directory again, or update emsmine"
+        )
+    for key, kind in _CONFIG_TYPES.items():
+        if not isinstance(config[key], kind):
+            raise ModelError(f"model: {path} has {key} {config[key]!r}; it must be a {kind.__name__}")
+    for key, known in (("table", TABLES), ("preprocessing", PREPROCESSINGS)):
+        if config[key] not in known:
+            raise ModelError(f"model: {path} has {key} {config[key]!r}; this emsmine knows {', '.join(known)}")
+    if sorted(config["sha256"]) != sorted((WEIGHTS, TOKENIZER)):
+        raise ModelError(f"model: {path} must hold the sha256 of {WEIGHTS} and {TOKENIZER}, and of nothing else")
+    return config

@@ -12,6 +12,7 @@ from typing import Any
 from emsmine import languages
 from emsmine.errors import MissingDependencyError
 
+PREPROCESSINGS = ("none", "ems")
 _CHINESE = ("zho", "wuu", "yue", "cmn")
 
 
@@ -25,9 +26,12 @@ def preprocess(sentences: Sequence[str], lang: str, kind: str) -> list[str]:
 
     Raises:
         MissingDependencyError: the word splitter of the language is not installed.
+        ValueError: the kind is unknown.
     """
     if kind == "none":
         return list(sentences)
+    if kind != "ems":
+        raise ValueError(f"preprocessing is {kind!r}; choose from {', '.join(PREPROCESSINGS)}")
     split = _splitter(lang)
     return [split(text.lower().strip()) for text in sentences]
 

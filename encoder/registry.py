@@ -12,11 +12,18 @@ ENTRY_POINTS = "emsmine.encoders"
 
 def _load_ems(rest: str, device: str) -> Encoder:
     from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+    from emsmine.encoder.model_directory import CONFIG
 
     folder = Path(rest)
-    if (folder / "config.json").exists() or folder.is_dir():
+    if (folder / CONFIG).exists():
         return EMSEncoder(folder, device=device)
-    return EMSEncoder(pretrained_folder(rest), name=f"ems:{rest}", device=device)
+    try:
+        shipped = pretrained_folder(rest)
+    except ConfigError:
+        if folder.is_dir():
+            return EMSEncoder(folder, device=device)  # Its message says which files a model directory holds.
+        raise
+    return EMSEncoder(shipped, name=f"ems:{rest}", device=device)
 
 
 def _load_sentence_transformers(rest: str, device: str) -> Encoder:

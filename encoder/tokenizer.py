@@ -4,6 +4,7 @@ Shapes: T tokens of all sentences one after the other, N sentences.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,15 @@ def pack(sentences: Sequence[Sequence[int]], max_tokens: int) -> Packed:
     return Packed(flat, offsets)
 
 
+def replace_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates by U+FFFD, so that the text can be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 class Tokenizer:
     """A SentencePiece model and the fingerprint of its file."""
 
@@ -92,7 +102,7 @@ class Tokenizer:
         Returns:
             The packed ids and the number of sentences that were cut at `max_tokens`.
         """
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in sentences]
+        clean = [replace_surrogates(text) for text in sentences]
         encoded: list[list[int]] = self._processor.EncodeAsIds(clean) if clean else []
         return pack(encoded, max_tokens), sum(len(ids) > max_tokens for ids in encoded)
 
@@ -115,10 +125,12 @@ def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerT
     Ids: 0 padding, 1 unknown; there is no sentence start or end, as in EMS. Balance the languages before calling:
     every language should give about the same number of sentences.
 
+    The file appears only when it is complete, so that an interrupted training leaves no half of one.
+
     Raises:
         InputError: too few sentences for the wanted vocabulary.
     """
-    prefix = output.with_suffix("")
+    prefix = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(sentences),
@@ -138,7 +150,6 @@ def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerT
         raise InputError(
             f"tokeniser: training failed ({error}); lower vocab_size {settings.vocab_size} or give more text"
         ) from error
-    written = prefix.with_suffix(".model")
-    if written != output:
-        written.rename(output)
+    prefix.with_name(f"{prefix.name}.vocab").replace(output.with_suffix(".vocab"))
+    prefix.with_name(f"{prefix.name}.model").replace(output)
     return output

@@ -74,7 +74,7 @@ class TaskManifest:
         Raises:
             CorruptOutputError: the content is damaged.
         """
-        body = _decode(data, where)
+        body = _decode(data, where, cls)
         spec = TaskSpec(
             stage=body["stage"],
             step=body["step"],
@@ -126,7 +126,7 @@ class StepManifest:
         Raises:
             CorruptOutputError: the content is damaged.
         """
-        body = _decode(data, where)
+        body = _decode(data, where, cls)
         tasks = {task["partition"]: task["manifest_sha256"] for task in body["tasks"]}
         return cls(body["stage"], body["step"], tasks, body["totals"], body["merkle_root"])
 
@@ -181,7 +181,7 @@ def _encode(body: dict[str, JSON]) -> bytes:
     return json.dumps(checked, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
 
 
-def _decode(data: bytes, where: str) -> dict[str, Any]:
+def _decode(data: bytes, where: str, kind: type[TaskManifest] | type[StepManifest]) -> dict[str, Any]:
     def corrupt(reason: str) -> CorruptOutputError:
         return CorruptOutputError(f"manifest {where} is damaged: {reason}; rerun its stage with --redo STAGE")
 
@@ -196,4 +196,6 @@ def _decode(data: bytes, where: str) -> dict[str, Any]:
     # A changed blank or line break leaves the values alone; still, bytes that we did not write are not ours.
     if _encode(body) != data:
         raise corrupt("its layout differs from what emsmine writes")
+    if ("fingerprint" in body) != (kind is TaskManifest):
+        raise corrupt(f"it is no {kind.__name__}")
     return dict(body)

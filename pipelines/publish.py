@@ -143,7 +143,12 @@ def clean_temporaries(root: Path) -> int:
     """
     leftovers = [path for path in layout.walk_files(root) if is_temporary(path.name)]
     for path in leftovers:
-        if path.suffix == ".json" and path.is_relative_to(root / "manifests"):
+        # Those of steps lie directly in `manifests`, those of tasks in the folder of their step.
+        if (
+            path.suffix == ".json"
+            and path.parent.is_relative_to(root / "manifests")
+            and path.parent.name != "manifests"
+        ):
             # One that was cut off while it was written does not decode: its task had published nothing yet.
             with contextlib.suppress(CorruptOutputError):
                 withdraw(root, TaskManifest.decode(path.read_bytes(), str(path)))

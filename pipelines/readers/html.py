@@ -34,12 +34,13 @@ _MIN_MAIN_SHARE = 0.2
 _MAX_LINK_SHARE = 0.75
 _MIN_LINKS = 3
 _MAX_HEADERS = 100
+_CHARGE_PER_LINK = 200
 # Characters of node text that may be looked at, as a multiple of the page's: bounds pages of deeply nested blocks.
 _WORK_FACTOR = 20
 # As in the WHATWG MIME Sniffing Standard; resiliparse misses pages without a doctype.
 _HTML_START = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|!--|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|meta)"
-    rb"[\s>-]",
+    rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|!--|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|"
+    rb"meta)[\s>-]",
     re.IGNORECASE,
 )
 _CELL = re.compile(r"\t+")
@@ -77,16 +78,24 @@ class Page:
 
 
 class _Work:
-    """A budget of characters, so that the tests of nested nodes stay linear in the size of the page."""
+    """A budget of characters, so that the tests of nested nodes stay linear in the size of the page.
+
+    Deeply nested nodes without text cost time too, so each test counts as a fiftieth of the page at least.
+    """
 
     def __init__(self, size: int) -> None:
         self._left = _WORK_FACTOR * size
+        self._minimum = size // 50
 
     def text_length(self, node: Any) -> int:
         """Return the number of characters in a node, without the whitespace that indents the markup."""
         text = str(node.text or "")
-        self._left -= len(text) + 100
+        self._left -= max(len(text), self._minimum)
         return len(" ".join(text.split()))
+
+    def charge(self, size: int) -> None:
+        """Count other work, as if `size` characters had been looked at."""
+        self._left -= size
 
     @property
     def is_spent(self) -> bool:
@@ -197,6 +206,7 @@ def _drop_link_lists(body: Any, work: _Work) -> None:
             return
         links = _select(node, "a")
         if len(links) >= _MIN_LINKS:
-            linked = sum(work.text_length(link) for link in links)
+            work.charge(_CHARGE_PER_LINK * len(links))
+            linked = sum(len(" ".join(str(link.text or "").split())) for link in links)
             if linked > _MAX_LINK_SHARE * work.text_length(node):
                 node.remove()

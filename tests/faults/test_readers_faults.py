@@ -33,8 +33,9 @@ def make_records(*, digest: bool = True) -> list[bytes]:
 
 def packed(kind: str) -> list[bytes]:
     records = make_records()
-    pack = {"warc": bytes, "warc.gz": gzip.compress, "warc.zst": zstandard.compress}[kind]
-    return [pack(record) for record in records]
+    if kind == "warc":
+        return records
+    return [gzip.compress(record) if kind == "warc.gz" else zstandard.compress(record) for record in records]
 
 
 def read(path: Path, content: bytes) -> tuple[list[Record], list[Problem]]:

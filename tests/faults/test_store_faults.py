@@ -61,10 +61,10 @@ def check_manifests(root: Path) -> None:
 
 
 class Faults:
-    """Makes the n-th of the watched calls fail, once."""
+    """Makes the n-th of the watched calls fail; with `for_ever` all later ones too, as if the process were dead."""
 
-    def __init__(self, root: Path, n: int, error: BaseException) -> None:
-        self.root, self.n, self.error = str(root), n, error
+    def __init__(self, root: Path, n: int, error: BaseException, *, for_ever: bool) -> None:
+        self.root, self.n, self.error, self.for_ever = str(root), n, error, for_ever
         self.count = 0
 
     def wrap(self, function: Callable[..., Any], *, by_path: bool) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ class Faults:
             fails = False
             if not by_path or str(args[0]).startswith(self.root):
                 self.count += 1
-                fails = self.count == self.n
+                fails = self.count == self.n or (self.for_ever and self.count > self.n)
             if function is real_close or not fails:  # a close that reports an error has still closed
                 result = function(*args, **kwargs)
             if fails:
@@ -90,10 +90,29 @@ class Faults:
         monkeypatch.setattr(builtins, "open", self.wrap(builtins.open, by_path=True))
 
 
+Action = Callable[[Path], None]
+
+
 def fail_everywhere(
-    workspace: Path, start: Callable[[Path], None], work: Callable[[Path], None], expected: dict[str, str], stride: int
+    workspace: Path,
+    start: Action,
+    work: Action,
+    again: Action,
+    expected: dict[str, str],
+    *,
+    stride: int,
+    for_ever: bool,
 ) -> int:
-    """Fail the n-th call for n = 1, 1 + stride, … until the work passes untouched; check the state after each.
+    """Fail the n-th call of `work` for n = 1, 1 + stride, … until it passes untouched; check the state after each.
+
+    Args:
+        workspace: for the run directories.
+        start: makes the state before the work.
+        work: what is disturbed.
+        again: must lead to `expected` from wherever the work was cut off.
+        expected: files and hashes after `again`.
+        stride: step of n.
+        for_ever: after the n-th call, all others fail too.
 
     Returns:
         How often the work failed.
@@ -103,7 +122,7 @@ def fail_everywhere(
     for n in range(1, 10_000, stride):
         root = workspace / f"{n}"
         start(root)
-        faults = Faults(root, n, [*errors, KeyboardInterrupt()][n % 5])
+        faults = Faults(root, n, [*errors, KeyboardInterrupt()][n % 5], for_ever=for_ever)
         failed = False
         with pytest.MonkeyPatch.context() as monkeypatch:
             faults.install(monkeypatch)
@@ -113,16 +132,15 @@ def fail_everywhere(
                 failed = True
         num_failures += failed
         check_manifests(root)
-        if not failed:
-            assert tree(root) == expected, f"call {n} failed, the run passed"
-        work(root)
-        assert tree(root) == expected, f"rerun after call {n} failed"
+        again(root)
+        assert tree(root) == expected, f"another tree after call {n} failed"
         if faults.count < n:
             return num_failures
     raise AssertionError("the work never passed")
 
 
-def test_every_failing_call_in_a_fresh_run(toy: Any, workspace: Path) -> None:
+@pytest.mark.parametrize(("for_ever", "stride"), [(False, 1), (True, 4)])
+def test_every_failing_call_in_a_fresh_run(toy: Any, workspace: Path, for_ever: bool, stride: int) -> None:
     toy.run(workspace / "reference", ["eng_Latn", "deu_Latn"])
     expected = tree(workspace / "reference")
     assert sum(path.startswith("rejects/") for path in expected) == toy.NUM_TASKS
@@ -130,12 +148,14 @@ def test_every_failing_call_in_a_fresh_run(toy: Any, workspace: Path) -> None:
     def work(root: Path) -> None:
         toy.run(root, ["eng_Latn", "deu_Latn"])
 
-    assert fail_everywhere(workspace, Path.mkdir, work, expected, stride=1) > 100
+    num_failures = fail_everywhere(workspace, Path.mkdir, work, work, expected, stride=stride, for_ever=for_ever)
+    assert num_failures > 100 / stride
 
 
-@pytest.mark.parametrize("redo", ["remove", "replace"])
-def test_every_failing_call_in_a_redo(toy: Any, workspace: Path, redo: str) -> None:
-    toy.run(workspace / "reference", ["eng_Latn", "fra_Latn"], num_rows=20)
+@pytest.mark.parametrize(("redo", "for_ever"), [("remove", False), ("replace", False), ("replace", True)])
+def test_no_file_of_a_failed_redo_stays(toy: Any, workspace: Path, redo: str, for_ever: bool) -> None:
+    """Settings A are done, a redo with B fails somewhere, then C is run: nothing of A or B may be left."""
+    toy.run(workspace / "reference", ["ita_Latn"], num_rows=10)
     expected = tree(workspace / "reference")
 
     def start(root: Path) -> None:
@@ -144,7 +164,11 @@ def test_every_failing_call_in_a_redo(toy: Any, workspace: Path, redo: str) -> N
     def work(root: Path) -> None:
         toy.run(root, ["eng_Latn", "fra_Latn"], num_rows=20, redo=redo)
 
-    assert fail_everywhere(workspace, start, work, expected, stride=3) > 30
+    def again(root: Path) -> None:
+        toy.run(root, ["ita_Latn"], num_rows=10, redo=redo)
+
+    num_failures = fail_everywhere(workspace, start, work, again, expected, stride=3, for_ever=for_ever)
+    assert num_failures > 30
 
 
 def test_sigkill_at_random_moments(toy: Any, workspace: Path) -> None:

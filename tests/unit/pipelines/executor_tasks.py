@@ -26,7 +26,8 @@ def run(folder: str, spec: TaskSpec) -> TaskReport:
             os.kill(os.getpid(), signal.SIGKILL)
         case "orphan":
             # A process that outlives the worker and holds its files open.
-            subprocess.Popen(["sleep", "20"], close_fds=False)
+            orphan = subprocess.Popen(["sleep", "30"], close_fds=False)
+            Path(folder, "orphan").write_text(str(orphan.pid))
             os._exit(7)
         case "sleep":
             time.sleep(60)

@@ -76,7 +76,7 @@ def test_no_tasks(tasks: Any, tmp_path: Path) -> None:
 
 
 def test_each_failure_stays_with_its_task(tasks: Any, tmp_path: Path) -> None:
-    deeds = ["", "raise", "", "exit", "", "kill", "refuse", "", "orphan", ""]
+    deeds = ["", "raise", "", "exit", "", "kill", "refuse", "", "exit", ""]
     reports = by_partition(LocalExecutor(2).map(partial(tasks.run, str(tmp_path)), tasks.specs(*deeds)))
     assert sorted(reports) == [f"{i:05}" for i in range(len(deeds))]
     for i, deed in enumerate(deeds):
@@ -90,11 +90,22 @@ def test_each_failure_stays_with_its_task(tasks: Any, tmp_path: Path) -> None:
     assert "exited with code 7" in str(reports["00008"].error)
 
 
+def test_a_dead_worker_is_noticed_though_its_pipe_is_held_open(tasks: Any, tmp_path: Path) -> None:
+    reports = by_partition(LocalExecutor(2).map(partial(tasks.run, str(tmp_path)), tasks.specs("orphan", "")))
+    assert "exited with code 7" in str(reports["00000"].error)
+    assert reports["00001"].error is None
+    holder = int((tmp_path / "orphan").read_text())
+    assert is_running(holder)
+    os.kill(holder, signal.SIGKILL)
+
+
 def test_a_worker_killed_from_outside_loses_its_task_only(tasks: Any, tmp_path: Path) -> None:
     reports = LocalExecutor(2).map(partial(tasks.run, str(tmp_path)), tasks.specs("", "sleep", ""))
     done = [next(reports), next(reports)]
     assert [report.error for report in done] == [None, None]
-    os.kill(int((tmp_path / "00001.pid").read_text()), signal.SIGKILL)
+    asleep = tmp_path / "00001.pid"
+    assert wait_for(lambda: asleep.exists() and asleep.read_text() != "")
+    os.kill(int(asleep.read_text()), signal.SIGKILL)
     assert "SIGKILL" in str(next(reports).error)
     assert list(reports) == []
 

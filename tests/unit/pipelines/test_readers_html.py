@@ -64,16 +64,12 @@ def test_signs_of_machine_translation(markup: str, hints: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    "markup", ["", "<", "\0", "<html>", "plain words", "<p>\ud800", "<html lang='" + "x" * 99 + "'>"]
+    ("markup", "text"),
+    [("", ""), ("<", "<"), ("<html>", ""), ("plain words", "plain words"), ("<html lang='" + "x" * 99 + "'><p>a", "a")],
 )
-def test_odd_markup(markup: str) -> None:
-    try:
-        page = extract(markup)
-    except UnicodeEncodeError:
-        assert "\ud800" in markup
-        return
-    assert page.lang == ""
-    assert page.text in ("", "<", "plain words", "\ufffd")
+def test_odd_markup(markup: str, text: str) -> None:
+    page = extract(markup)
+    assert (page.text, page.lang) == (text, "")
 
 
 @pytest.mark.parametrize(
@@ -82,4 +78,4 @@ def test_odd_markup(markup: str) -> None:
 def test_hostile_markup_takes_linear_time(unit: str) -> None:
     start = time.process_time()
     extract("<body>" + unit * 20_000)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 10

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,21 @@ def test_vectors_are_stored_plainly_and_text_compressed(store: Store) -> None:
     other = {name: column.compression for name, column in columns_of(store.root / "other/00000.parquet").items()}
     assert other == {"text": "ZSTD", "tags.list.element": "UNCOMPRESSED", "embedding": "ZSTD"}
     assert {column.compression for column in columns_of(store.root / "third/00000.parquet").values()} == {"GZIP"}
+
+
+def test_pages_do_not_depend_on_batches(tmp_path: Path) -> None:
+    # Several pages of 1 MiB: pyarrow looks whether a page is full at the end of each array that it is given.
+    generator = random.Random(1)
+    texts = ["".join(generator.choices("abcdefgh ", k=300)) for _ in range(12_000)]
+    table = pa.table({"id": range(len(texts)), "text": texts}, SCHEMA)
+    hashes = set()
+    for batch_rows in (12_000, 777, 100):
+        with Store(tmp_path / str(batch_rows)).task(make_spec()) as task:
+            writer = task.writer("documents", SCHEMA)
+            for start in range(0, len(texts), batch_rows):
+                writer.write(table.slice(start, batch_rows))
+        hashes.add(task.report.outputs[0].sha256)
+    assert len(hashes) == 1
 
 
 def test_row_groups_have_a_fixed_number_of_rows(store: Store) -> None:

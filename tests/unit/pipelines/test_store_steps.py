@@ -234,6 +234,15 @@ def test_merkle_root_by_hand() -> None:
     assert merkle_root([a.hex(), b.hex(), c.hex()]) == node(node(a, b), c).hex()
 
 
+def test_the_two_kinds_of_manifest_are_told_apart(store: Store) -> None:
+    write_documents(store, make_spec())
+    step = store.finish_step("ingest", "read", [make_spec()])
+    with pytest.raises(CorruptOutputError, match="no TaskManifest"):
+        TaskManifest.decode(step.encode(), "somewhere")
+    with pytest.raises(CorruptOutputError, match="no StepManifest"):
+        StepManifest.decode(store.manifest("ingest", "read", "00000").encode(), "somewhere")
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"[" * 100_000, b'{"checksum": 3, "x": NaN}', b"\xff\xfe"])
 def test_manifests_that_are_none_are_refused(data: bytes) -> None:
     for kind in (TaskManifest, StepManifest):

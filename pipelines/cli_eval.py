@@ -1,0 +1,66 @@
+"""The command `eval` and its tasks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emsmine import languages
+from emsmine.pipelines.cli_options import device_option, overrides, stage_options
+from emsmine.pipelines.settings import EncodeSettings, build_settings
+
+_encoder = click.option("--encoder", default=EncodeSettings.encoder, show_default=True, help="Encoder to evaluate.")
+
+
+@click.group("eval")
+def evaluate() -> None:
+    """Evaluate an encoder with the very code that mines. Prints JSON with a signature."""
+
+
+@evaluate.command("tatoeba")
+@click.argument("folder", metavar="DIR")
+@click.option("--langs", default="", metavar="LIST", help="Languages, as in de,fr  [default: those of EMS]")
+@click.option("--all", "everything", is_flag=True, help="All languages that the folder holds.")
+@_encoder
+@device_option
+def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str) -> None:
+    """Retrieval accuracy on Tatoeba v1, both directions, per language and mean."""
+    codes = [code.strip() for code in langs.split(",") if code.strip()] or list(languages.EMS_CODES)
+    wanted = [] if everything else [languages.resolve(code) for code in codes]
+    from emsmine.encoder.registry import load_encoder
+    from emsmine.pipelines.evaluation import evaluate_tatoeba, find_tatoeba
+
+    sets = find_tatoeba(Path(folder), wanted)
+    click.echo(json.dumps(evaluate_tatoeba(load_encoder(encoder, device=device), sets), indent=1))
+
+
+@evaluate.command("bucc")
+@click.argument("folder", metavar="DIR")
+@click.option("--langs", required=True, metavar="PAIRS", help="Pairs, as in de-en,zh-en; English second, as in BUCC.")
+@click.option("--split", default="", help="Part of the file names: sample, training, test.")
+@device_option
+@stage_options(("encode", "search", "select"))
+def bucc(folder: str, langs: str, split: str, device: str, **given: Any) -> None:
+    """Mining F1 on sets in BUCC format: at the default threshold, and the best that a tuned one could reach."""
+    settings = build_settings({}, overrides(("encode", "search", "select"), given))
+    from emsmine.encoder.registry import load_encoder
+    from emsmine.pipelines.evaluation import evaluate_bucc, find_bucc
+
+    sets = [find_bucc(Path(folder), pair.strip(), split) for pair in langs.split(",")]
+    encoder = load_encoder(settings.encode.encoder, device=device)
+    results = [evaluate_bucc(encoder, item, k=settings.search.k, settings=settings.select) for item in sets]
+    click.echo(json.dumps(results if len(results) > 1 else results[0], indent=1))
+
+
+@evaluate.command("pairs")
+@click.argument("mined", metavar="MINED.tsv")
+@click.argument("gold", metavar="GOLD.tsv")
+def pairs(mined: str, gold: str) -> None:
+    """Precision and recall of mined pairs (score, source, target) against gold pairs (source, target), by text."""
+    from emsmine.pipelines.evaluation import evaluate_pairs
+
+    click.echo(json.dumps(evaluate_pairs(Path(mined), Path(gold)), indent=1))
+
+
+COMMANDS: dict[str, click.Command] = {"eval": evaluate}

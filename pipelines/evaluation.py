@@ -1,0 +1,199 @@
+"""Evaluate an encoder on files with the functions that mine: Tatoeba, BUCC, and mined pairs against gold pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emsmine import languages
+from emsmine.encoder.protocol import Encoder
+from emsmine.errors import InputError, LanguageError
+from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, signature, tatoeba_accuracy
+from emsmine.mining.retrieve import select
+from emsmine.mining.text import dedup_key, sanitise
+from emsmine.pipelines.mine import collect, mine_sides, read_lines
+from emsmine.pipelines.settings import SelectSettings
+
+_MAX_CHARS = 10_000
+
+
+@dataclass(frozen=True)
+class TatoebaSet:
+    """One language of the Tatoeba test set: line i of both files translate each other."""
+
+    lang: str
+    foreign: Path
+    english: Path
+
+
+def find_tatoeba(folder: Path, wanted: Sequence[str]) -> list[TatoebaSet]:
+    """Find `tatoeba.<xxx>-eng.<xxx>` and `.eng` files below a folder.
+
+    Args:
+        folder: where to look, sub-folders included.
+        wanted: canonical languages; empty: all that have a known code.
+
+    Raises:
+        InputError: no set is found.
+    """
+    sets = []
+    for english in sorted(folder.rglob("tatoeba.*-eng.eng")):
+        code = english.name.split(".")[1].removesuffix("-eng")
+        try:
+            lang = languages.resolve(code)
+        except LanguageError:
+            continue
+        foreign = english.with_name(f"tatoeba.{code}-eng.{code}")
+        if foreign.exists() and (not wanted or lang in wanted):
+            sets.append(TatoebaSet(lang, foreign, english))
+    if not sets:
+        raise InputError(f"eval: {folder} holds no tatoeba.<xxx>-eng.<xxx> and .eng files of the wanted languages")
+    return sets
+
+
+def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, Any]:
+    """Return retrieval accuracy by cosine nearest neighbour, both directions, per language and on average."""
+    english = languages.resolve("en")
+    per_language: dict[str, dict[str, Any]] = {}
+    for item in sets:
+        source, target = (_lines(path) for path in (item.foreign, item.english))
+        if len(source) != len(target):
+            raise InputError(f"eval: {item.foreign} has {len(source)} lines but {item.english} {len(target)}")
+        hits = tatoeba_accuracy(encoder.encode(source, lang=item.lang), encoder.encode(target, lang=english))
+        both = np.concatenate([hits.forward_hits, hits.backward_hits])
+        low, high = bootstrap_interval(both)
+        per_language[item.lang] = {
+            "sentences": len(source),
+            "to_english": round(100 * hits.forward, 2),
+            "from_english": round(100 * hits.backward, 2),
+            "mean": round(50 * (hits.forward + hits.backward), 2),
+            "interval_95": [round(100 * low, 2), round(100 * high, 2)],
+        }
+    names = ("to_english", "from_english", "mean")
+    means = {name: round(float(np.mean([row[name] for row in per_language.values()])), 2) for name in names}
+    return {
+        "task": "tatoeba",
+        "languages": len(per_language),
+        **means,
+        "per_language": per_language,
+        "signature": signature(enc=encoder.name, data="tatoeba", margin="none", k=1, ret="forward", index="exact"),
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    return [sanitise(line.decode("utf-8", "replace")) for line in read_lines(str(path))]
+
+
+@dataclass(frozen=True)
+class BuccSet:
+    """One pair in BUCC format."""
+
+    pair: str
+    langs: tuple[str, str]
+    source: Path
+    target: Path
+    gold: Path
+
+
+def find_bucc(folder: Path, pair: str, split: str = "") -> BuccSet:
+    """Find `<pair>[.<split>].<lang>[.gz|.zst]` and `<pair>[.<split>].gold` in a folder or its sub-folder `<pair>`.
+
+    Raises:
+        InputError: a file is missing; the message names what was looked for.
+        LanguageError: the pair is not two languages.
+    """
+    source, target = languages.pair(pair)
+    codes = pair.split("-")
+    stem = f"{pair}.{split}" if split else pair
+    found = []
+    for ending in (codes[0], codes[1], "gold"):
+        names = [f"{stem}.{ending}{packed}" for packed in ("", ".zst", ".gz")]
+        paths = [place / name for place in (folder, folder / pair) for name in names]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            raise InputError(
+                f"eval: {folder} holds no {names[0]} (or .zst, .gz); BUCC sets are <pair>.<lang> and "
+                "<pair>.gold, or <pair>.<split>.<lang> with --split"
+            )
+        found.append(path)
+    return BuccSet(pair, (source, target), *found)
+
+
+def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSettings) -> dict[str, Any]:
+    """Mine a BUCC set and compare with its gold: precision, recall and F1 at the threshold, and the best F1.
+
+    Copies of a sentence are mined once, and gold pairs of a copy count for the sentence that stands for it.
+    Reference: BUCC 2018 shared task; protocol of LASER's tasks/bucc.
+    """
+    sides, numbers = [], []
+    for path, lang in zip((item.source, item.target), item.langs, strict=True):
+        rows = [line.decode("utf-8", "replace").split("\t", 1) for line in read_lines(str(path))]
+        wrong = next((n for n, row in enumerate(rows) if len(row) != 2), None)
+        if wrong is not None:
+            raise InputError(f"eval: {path} line {wrong + 1} is not id TAB sentence")
+        side = collect([row[1] for row in rows], lang, _MAX_CHARS)
+        sides.append(side)
+        numbers.append({row[0]: place for row, place in zip(rows, side.places, strict=True)})
+    gold = _read_gold(item.gold, numbers)
+    pool, _ = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin)
+    mined = select(pool, settings.retrieval)
+    scores = bucc_scores(mined, gold, threshold=settings.threshold)
+    return {
+        "task": "bucc",
+        "pair": item.pair,
+        "sentences": [len(side.texts) for side in sides],
+        "gold": len(gold),
+        "threshold": settings.threshold,
+        "precision": round(100 * scores.precision, 2),
+        "recall": round(100 * scores.recall, 2),
+        "f1": round(100 * scores.f1, 2),
+        "mined": scores.num_mined,
+        "best_f1": round(100 * scores.best_f1, 2),
+        "best_threshold": round(scores.best_threshold, 4),
+        "signature": signature(
+            enc=encoder.name,
+            data=f"bucc:{item.pair}",
+            margin=settings.margin,
+            k=k,
+            ret=settings.retrieval,
+            th=settings.threshold,
+            index="exact",
+        ),
+    }
+
+
+def _read_gold(path: Path, numbers: Sequence[dict[str, int]]) -> set[tuple[int, int]]:
+    gold = set()
+    for row, line in enumerate(read_lines(str(path)), start=1):
+        ids = line.decode("utf-8", "replace").split("\t")
+        if len(ids) != 2 or ids[0] not in numbers[0] or ids[1] not in numbers[1]:
+            raise InputError(f"eval: {path} line {row} is not source id TAB target id of this set: {ids!r}")
+        gold.add((numbers[0][ids[0]], numbers[1][ids[1]]))
+    return gold
+
+
+def evaluate_pairs(mined: Path, gold: Path) -> dict[str, Any]:
+    """Compare a mined TSV (score, source, target) with gold pairs (source, target) by text.
+
+    Raises:
+        InputError: a file is missing or has too few columns.
+    """
+    found = [tuple(map(dedup_key, row[1:3])) for row in _columns(mined, 3)]
+    wanted = {tuple(map(dedup_key, row[:2])) for row in _columns(gold, 2)}
+    hits = len(set(found) & wanted)
+    precision, recall = hits / max(1, len(found)), hits / max(1, len(wanted))
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    rounded = {
+        name: round(100 * value, 2) for name, value in (("precision", precision), ("recall", recall), ("f1", f1))
+    }
+    return {"task": "pairs", "mined": len(found), "gold": len(wanted), "correct": hits, **rounded}
+
+
+def _columns(path: Path, minimum: int) -> list[list[str]]:
+    rows = [line.decode("utf-8", "replace").split("\t") for line in read_lines(str(path))]
+    wrong = next((n for n, row in enumerate(rows) if len(row) < minimum), None)
+    if wrong is not None:
+        raise InputError(f"eval: {path} line {wrong + 1} has {len(rows[wrong])} columns; {minimum} are needed")
+    return [[sanitise(cell) for cell in row] for row in rows]

@@ -1,0 +1,192 @@
+"""Mine two lists of sentences in memory: what `emsmine mine` and the BUCC evaluation call.
+
+The same functions as the stages index, search and select, without a run directory in between.
+"""
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from emsmine.encoder.protocol import Encoder
+from emsmine.errors import ConfigError, InputError
+from emsmine.mining.knn import search_both
+from emsmine.mining.retrieve import Candidates, candidates, select
+from emsmine.mining.text import dedup_key, sanitise
+from emsmine.pipelines.readers import open_binary
+from emsmine.pipelines.settings import SelectSettings
+
+_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class SentenceList:
+    """The distinct usable sentences of one side.
+
+    Args:
+        lang: canonical code.
+        texts: sanitised, distinct by dedup key, in order of first occurrence.
+        dropped: lines left out, by reason.
+        places: for every line of the input that was used or is a copy: its number in `texts`; -1 for a dropped line.
+    """
+
+    lang: str
+    texts: list[str]
+    dropped: dict[str, int] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list)
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+    """Yield the lines of a file, or of stdin for `-`, without their line feed; .gz and .zst are unpacked.
+
+    Only a line feed ends a line: Unicode line breaks stand inside sentences of real corpora.
+
+    Raises:
+        InputError: the file does not exist.
+    """
+    if path == "-":
+        yield from _split_lines(sys.stdin.buffer)
+        return
+    with open_binary(path) as stream:
+        yield from _split_lines(_unpack(stream, path))
+
+
+def _unpack(stream: BinaryIO, path: str) -> BinaryIO:
+    if path.endswith(".gz"):
+        import gzip
+
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream))
+    if path.endswith(".zst"):
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+        return io.BufferedReader(reader)
+    return stream
+
+
+def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
+    for line in stream:
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def collect(lines: Iterable[bytes | str], lang: str, max_chars: int) -> SentenceList:
+    """Clean the lines of one side and keep each distinct sentence once; everything left out is counted."""
+    texts: list[str] = []
+    numbers: dict[str, int] = {}
+    places: list[int] = []
+    dropped: Counter[str] = Counter()
+    for line in lines:
+        try:
+            text = sanitise(line.decode("utf-8") if isinstance(line, bytes) else line)
+        except UnicodeDecodeError:
+            text, reason = "", "invalid_utf8"
+        else:
+            reason = "empty" if not text else "too_long" if len(text) > max_chars else ""
+        if reason:
+            dropped[reason] += 1
+            places.append(-1)
+            continue
+        number = numbers.setdefault(dedup_key(text), len(texts))
+        places.append(number)
+        if number == len(texts):
+            texts.append(text)
+        else:
+            dropped["duplicate"] += 1
+    return SentenceList(lang, texts, dict(dropped), places)
+
+
+def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Encode a side in batches; rows without a usable vector are left out.
+
+    Returns:
+        float32 [N, D], unit rows, and int64 [N], the number of each in `sentences.texts`.
+    """
+    parts = [
+        encoder.encode(sentences.texts[start : start + _BATCH], lang=sentences.lang)
+        for start in range(0, len(sentences.texts), _BATCH)
+    ]
+    vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
+    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
+    return np.ascontiguousarray(vectors[usable]), usable
+
+
+def mine_sides(
+    encoder: Encoder, source: SentenceList, target: SentenceList, *, k: int, margin: str
+) -> tuple[Candidates, dict[str, int]]:
+    """Search both directions and score all candidates; ids are numbers in `texts`.
+
+    Returns:
+        The candidates and the number of sentences without a usable vector, per side.
+    """
+    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
+    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids)
+    unusable = {"source": len(source.texts) - len(left_ids), "target": len(target.texts) - len(right_ids)}
+    return candidates(forward, backward, left_ids, right_ids, margin=margin), unusable
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Mined pairs, best first, and what was left out on the way."""
+
+    pairs: list[tuple[float, str, str]]
+    counts: dict[str, int]
+
+
+def mine_files(
+    source_path: str,
+    target_path: str,
+    langs: tuple[str, str],
+    encoder: Encoder,
+    *,
+    k: int,
+    settings: SelectSettings,
+    max_chars: int,
+) -> Mined:
+    """Mine two files of sentences, one a line.
+
+    Raises:
+        ConfigError: both sides are stdin.
+        InputError: a file does not exist, or a side has no usable sentence.
+    """
+    if source_path == target_path == "-":
+        raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
+    sides = [
+        collect(read_lines(path), lang, max_chars) for path, lang in zip((source_path, target_path), langs, strict=True)
+    ]
+    counts = {
+        f"{name}.{reason}": number
+        for name, side in zip(("source", "target"), sides, strict=True)
+        for reason, number in {"sentences": len(side.texts), **side.dropped}.items()
+    }
+    for name, path, side in zip(("source", "target"), (source_path, target_path), sides, strict=True):
+        if not side.texts:
+            raise InputError(
+                f"mine: {name} {path} has no usable sentence ({side.dropped or 'it is empty'}); nothing to mine"
+            )
+    pool, unusable = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin)
+    chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
+    counts |= {f"{name}.no_vector": number for name, number in unusable.items() if number}
+    counts |= {"candidates": len(pool), "pairs": len(chosen)}
+    rows = zip(chosen.margin.tolist(), chosen.source_ids.tolist(), chosen.target_ids.tolist(), strict=True)
+    return Mined([(m, sides[0].texts[s], sides[1].texts[t]) for m, s, t in rows], counts)
+
+
+def write_tsv(pairs: Sequence[tuple[float, str, str]], output: str) -> None:
+    """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`."""
+    text = "".join(f"{margin:.6f}\t{source}\t{target}\n" for margin, source, target in pairs)
+    if output == "-":
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.flush()
+        return
+    from emsmine.pipelines.files import new_attempt, write_atomically
+
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise ConfigError(f"mine: folder {path.parent} of --output {output} does not exist; create it first")
+    write_atomically(path, text.encode("utf-8"), new_attempt())
