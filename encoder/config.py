@@ -73,7 +73,7 @@ class NetworkConfig:
             wanted = type(getattr(cls, key))
             fits = isinstance(value, (int, float) if wanted is float else wanted)
             if not fits or isinstance(value, bool) != (wanted is bool):
-                raise ModelError(f"{where}: network setting {key} is {value!r}; it must be a {wanted.__name__}")
+                raise ModelError(f"{where}: network setting {key} is {value!r}; it must be of type {wanted.__name__}")
         return cls(**mapping)
 
     def to_json(self) -> str:

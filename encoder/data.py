@@ -1,6 +1,7 @@
 """Training pairs: reading, the tokenised cache on disk, and the resumable sampler."""
 
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -85,17 +86,17 @@ def read_pairs(file: PairFile, rejected: Counter[str]) -> Iterator[tuple[str, st
 def _readable(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
     try:
         yield from _parquet_rows(path, rejected) if path.suffix == ".parquet" else _tsv_rows(path, rejected)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
         raise InputError(f"train: {path} cannot be read ({error}); fetch or write the file again") from error
 
 
 def _parquet_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
     with pq.ParquetFile(path) as file:
-        types = {field.name: field.type for field in file.schema_arrow}
+        schema = file.schema_arrow
         for column in ("source", "target"):
-            if column not in types or not (pa.types.is_string(types[column]) or pa.types.is_large_string(types[column])):
+            if column not in schema.names or schema.field(column).type not in (pa.string(), pa.large_string()):
                 raise InputError(
-                    f"train: {path} has no text column {column!r} (columns: {', '.join(types) or 'none'}); "
+                    f"train: {path} has no text column {column!r} (columns: {', '.join(schema.names) or 'none'}); "
                     "a Parquet pair file needs the text columns source and target"
                 )
         for batch in file.iter_batches(columns=["source", "target"]):

@@ -43,7 +43,8 @@ class ReconstructionHead(nn.Module):
     def forward(self, vectors_ND: Tensor, language_N: Tensor) -> Tensor:
         """Return log-probabilities [N, V]."""
         language = self.language_norm(self.language(language_N))
-        joined = torch.cat((vectors_ND, language), dim=-1)
+        # The language comes first, as in the released weights.
+        joined = torch.cat((language, vectors_ND), dim=-1)
         return torch.log_softmax(self.decoder(self.norm(functional.silu(self.dense(joined)))), dim=-1)
 
 

@@ -158,7 +158,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     for key, kind in _CONFIG_TYPES.items():
         if not isinstance(config[key], kind):
-            raise ModelError(f"model: {path} has {key} {config[key]!r}; it must be a {kind.__name__}")
+            raise ModelError(f"model: {path} has {key} {config[key]!r}; it must be of type {kind.__name__}")
     for key, known in (("table", TABLES), ("preprocessing", PREPROCESSINGS)):
         if config[key] not in known:
             raise ModelError(f"model: {path} has {key} {config[key]!r}; this emsmine knows {', '.join(known)}")

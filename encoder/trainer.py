@@ -8,7 +8,10 @@ import json
 import logging
 import math
 import os
+import pickle
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ from emsmine.encoder.losses import (
     reconstruction_loss,
 )
 from emsmine.encoder.network import Network
+from emsmine.encoder.released import RELEASED_LANGUAGES
 from emsmine.encoder.tokenizer import Packed
 from emsmine.encoder.training_config import OptimiserConfig, TrainingConfig
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
@@ -35,6 +39,9 @@ from emsmine.errors import ConfigError, ModelError, StaleOutputError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, float]], None]
+
+# What reading a damaged archive raises.
+_DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, zlib.error, OSError, EOFError, KeyError, ValueError)
 
 
 class TrainingModel(nn.Module):
@@ -73,7 +80,11 @@ class TrainingModel(nn.Module):
         if settings.contrastive_weight:
             if self.projection is not None:
                 source, target = self.projection(source), self.projection(target)
-            named["contrastive"] = contrastive_loss(source, target, settings.temperature, duplicates=batch.duplicates)
+            # bfloat16 would round cosine / temperature to steps of 1/16 near 10: as coarse as the margins it learns.
+            with torch.autocast(source.device.type, enabled=False):
+                named["contrastive"] = contrastive_loss(
+                    source.float(), target.float(), settings.temperature, duplicates=batch.duplicates
+                )
             total = total + settings.contrastive_weight * named["contrastive"]
         named["total"] = total
         return named
@@ -93,7 +104,14 @@ class TorchBatch:
 
 
 def to_torch(batch: Batch, corpora: list[Corpus], device: torch.device, *, mask_duplicates: bool) -> TorchBatch:
-    """Move a batch to the device and look up its languages."""
+    """Move a batch to the device and look up its languages.
+
+    Args:
+        batch: drawn by a sampler.
+        corpora: that sampler's `corpora`, which `batch.corpus` counts.
+        device: where to.
+        mask_duplicates: also say which cells of the contrastive matrix are false negatives.
+    """
     numbers = language_numbers(corpora)
     pairs = np.array([(numbers[c.source_lang], numbers[c.target_lang]) for c in corpora], dtype=np.int64)[batch.corpus]
 
@@ -115,8 +133,8 @@ def to_torch(batch: Batch, corpora: list[Corpus], device: torch.device, *, mask_
 
 
 def language_numbers(corpora: list[Corpus]) -> dict[str, int]:
-    """Number the languages: EMS's 62 first in their fixed order, then others by name."""
-    known = [languages.resolve(code) for code in languages.EMS_CODES]
+    """Number the languages: the 62 of EMS as the released weights number them, then others by name."""
+    known = [languages.resolve(code) for code in RELEASED_LANGUAGES]
     others = sorted({lang for c in corpora for lang in (c.source_lang, c.target_lang)} - set(known))
     return {lang: number for number, lang in enumerate([*known, *others])}
 
@@ -198,7 +216,7 @@ class Trainer:
         """
         settings = self.config
         batch = to_torch(
-            self.sampler.draw(), self.train_corpora, self.device, mask_duplicates=settings.loss.mask_duplicates
+            self.sampler.draw(), self.sampler.corpora, self.device, mask_duplicates=settings.loss.mask_duplicates
         )
         factor = learning_rate_factor(self.step, settings.optimiser)
         for optimiser, rate in self.optimisers:
@@ -210,8 +228,8 @@ class Trainer:
             losses = self.model.losses(batch)
         if not torch.isfinite(losses["total"]):
             raise ModelError(
-                f"train: the loss is {losses['total'].item()} at step {self.step}; lower the learning "
-                "rate, or resume from the last checkpoint with another seed"
+                f"train: the loss is {losses['total'].item()} at step {self.step}; lower optimiser.learning_rate "
+                "or optimiser.sparse_learning_rate, or set optimiser.gradient_clip, and choose another run.output"
             )
         torch.autograd.backward(losses["total"])
         if settings.optimiser.gradient_clip:
@@ -295,12 +313,13 @@ class Trainer:
         while self.step < last:
             for name, value in self.train_step().items():
                 sums[name] = sums.get(name, 0.0) + value
-            if self.step % settings.log_every == 0 or self.step == last:
+            validating = self.step % settings.validate_every == 0 or self.step == last
+            if validating or self.step % settings.log_every == 0:
                 done = self.step - started_step
                 rate = done * self.config.data.batch_size / max(1e-9, time.monotonic() - started)
                 row = {name: value / done for name, value in sums.items()}
                 row |= {"step": float(self.step), "pairs_per_second": rate}
-                if self.step % settings.validate_every == 0 or self.step == last:
+                if validating and any(len(corpus) for corpus in self.validation_corpora):
                     row["validation_accuracy"] = self.validate()
                 _append_log(output / "log.jsonl", row)
                 if on_log:
@@ -316,7 +335,7 @@ def _append_log(path: Path, row: dict[str, float]) -> None:
 
 
 def save_checkpoint(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
-    """Write `checkpoint-<step>.pt` atomically and delete all but the newest `keep`."""
+    """Write `checkpoint-<step>.pt` atomically; delete all but the newest `keep`, and what killed runs left half."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{state['step']:09d}.pt"
     temporary = folder / f".{final.name}.{os.getpid()}"
@@ -325,17 +344,32 @@ def save_checkpoint(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(final)
-    for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
+    for old in [*sorted(folder.glob("checkpoint-*.pt"))[:-keep], *folder.glob(".checkpoint-*.pt.*")]:
         old.unlink()
     return final
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """Return the newest readable checkpoint of a folder, or None; a damaged one is reported and passed over."""
-    for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
+    """Return the newest whole checkpoint of a folder, or None; a damaged one is reported and passed over.
+
+    Raises:
+        ModelError: there are checkpoints, but none is whole: to start anew is not for us to decide.
+    """
+    paths = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+    for path in paths:
         try:
+            # torch writes checksums into the archive but does not compare them when it reads.
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             return state
-        except Exception as error:
+        except (*_DAMAGE, RuntimeError) as error:
             logger.warning("train: %s cannot be read (%s); trying the one before", path, error)
+    if paths:
+        raise ModelError(
+            f"train: none of the {len(paths)} checkpoints in {folder} can be read; delete them to start anew, "
+            "or choose another run.output"
+        )
     return None

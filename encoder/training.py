@@ -1,24 +1,30 @@
 """`emsmine train`: from a configuration to a model directory."""
 
+import json
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+import xxhash
 
-from emsmine.encoder.data import PairFile, TokenCache, find_pair_files, read_pairs
+from emsmine.encoder.config import read_json
+from emsmine.encoder.data import Corpus, PairFile, TokenCache, find_pair_files, read_pairs
 from emsmine.encoder.ems import resolve_device
 from emsmine.encoder.model_directory import save_model
 from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, train_tokenizer
 from emsmine.encoder.trainer import Progress, Trainer, load_checkpoint
 from emsmine.encoder.training_config import TrainingConfig
-from emsmine.errors import ConfigError
+from emsmine.errors import ConfigError, StaleOutputError
 
 logger = logging.getLogger(__name__)
 
 _MAX_TOKENIZER_CHARS = 400
+_DATA = "data.json"
 
 
 def balanced_sample(files: list[PairFile], per_language: int, seed: int) -> Iterator[str]:
@@ -72,6 +78,12 @@ def train(
 
     Returns:
         The model directory `run.output/model`, written from the state at the end of this call.
+
+    Raises:
+        ConfigError: no training files, or a tokeniser that does not fit the network.
+        InputError: the training files cannot be used.
+        ModelError: the loss is not finite, or no checkpoint can be read.
+        StaleOutputError: `run.output` holds checkpoints of other settings or data.
     """
     if not config.data.train:
         raise ConfigError("train: data.train is empty; name pair files or folders of them")
@@ -81,13 +93,47 @@ def train(
     files = find_pair_files([Path(path) for path in config.data.train])
     tokenizer = prepare_tokenizer(config, files, output)
     cache = TokenCache(output / config.data.cache, tokenizer, config.network.max_tokens)
-    trainer = Trainer(config, [cache.corpus(file) for file in files], where)
+    corpora = [cache.corpus(file) for file in files]
+    trainer = Trainer(config, corpora, where)
     state = load_checkpoint(output, where)
+    check_data(corpora, output, resuming=state is not None)
     if state is not None:
         trainer.restore(state)
         logger.info("resuming at step %d", trainer.step)
     trainer.fit(output, stop_after=stop_after, on_log=on_log)
     return export(trainer, tokenizer, output / "model", config.run.name, config.run.table)
+
+
+def check_data(corpora: list[Corpus], output: Path, *, resuming: bool) -> None:
+    """Compare the training data with those that the run began with, which `data.json` remembers.
+
+    A sampler's position in other data would mean other pairs.
+
+    Raises:
+        StaleOutputError: they differ and there is a checkpoint; the message names the corpora.
+    """
+    now = {
+        f"{number} {corpus.name}": [
+            corpus.source_lang,
+            corpus.target_lang,
+            len(corpus),
+            xxhash.xxh3_128_hexdigest(np.ascontiguousarray(corpus.hashes).tobytes()),
+        ]
+        for number, corpus in enumerate(corpora)
+    }
+    path = output / _DATA
+    if resuming and path.exists():
+        before = read_json(path)
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if changed:
+            raise StaleOutputError(
+                f"train: the training data are not those of the checkpoint in {output} (changed: "
+                f"{', '.join(changed)}); restore them, or choose another run.output"
+            )
+        return
+    temporary = output / f".{_DATA}.{os.getpid()}"
+    temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def export(trainer: Trainer, tokenizer: Tokenizer, folder: Path, name: str, table: str) -> Path:

@@ -1,6 +1,7 @@
 """The settings of a training run, read from TOML."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, TypeVar
 
 from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.losses import XTR_TARGETS, HeadConfig
-from emsmine.errors import ConfigError
+from emsmine.encoder.model_directory import TABLES
+from emsmine.errors import ConfigError, ModelError
 
 _T = TypeVar("_T")
 
@@ -33,6 +35,12 @@ class DataConfig:
     tokenizer_sample: int = 28_000
     """Sentences per language that a tokeniser is trained on."""
 
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        _at_least("data", self, {"batch_size": 1, "groups": 0, "validation_pairs": 0, "tokenizer_sample": 1})
+        if self.groups > self.batch_size:
+            raise ConfigError(f"train: data.groups is {self.groups}; it must not exceed batch_size {self.batch_size}")
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -49,7 +57,8 @@ class LossConfig:
         """Refuse impossible values."""
         if self.xtr_targets not in XTR_TARGETS:
             raise ConfigError(f"train: loss.xtr_targets is {self.xtr_targets!r}; choose from {', '.join(XTR_TARGETS)}")
-        if self.temperature <= 0:
+        _at_least("loss", self, {"xtr_weight": 0, "contrastive_weight": 0})
+        if not self.temperature > 0:
             raise ConfigError(f"train: loss.temperature is {self.temperature}; it must be positive")
 
 
@@ -74,13 +83,14 @@ class OptimiserConfig:
         """Refuse impossible values."""
         if self.schedule not in ("cosine", "linear"):
             raise ConfigError(f"train: optimiser.schedule is {self.schedule!r}; choose cosine or linear")
-        if self.steps < 1:
-            raise ConfigError(f"train: optimiser.steps is {self.steps}; it must be at least 1")
+        _at_least("optimiser", self, {"steps": 1, "warmup_steps": 0})
+        for key in ("learning_rate", "sparse_learning_rate", "final_fraction", "weight_decay", "gradient_clip"):
+            _at_least("optimiser", self, {key: 0})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how; none of these changes what a step computes, except `precision`."""
+    """Where and how; none of these changes what a step computes, except `seed` and `precision`."""
 
     output: str = "run"
     name: str = "model"
@@ -97,6 +107,17 @@ class RunConfig:
         """Refuse impossible values."""
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"train: run.precision is {self.precision!r}; choose fp32 or bf16")
+        # Known here, not after hours, when the model is saved.
+        if self.table not in TABLES:
+            raise ConfigError(f"train: run.table is {self.table!r}; choose from {', '.join(TABLES)}")
+        _at_least("run", self, {"seed": 0, "checkpoint_every": 1, "validate_every": 1, "log_every": 1})
+
+
+def _at_least(table: str, settings: Any, limits: dict[str, float]) -> None:
+    for key, limit in limits.items():
+        value = getattr(settings, key)
+        if not limit <= value < math.inf:
+            raise ConfigError(f"train: {table}.{key} is {value}; it must be a finite number of at least {limit}")
 
 
 @dataclass(frozen=True)
@@ -112,10 +133,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict one another."""
+        _at_least("heads", self.heads, {"language_dim": 1, "num_languages": 1, "projection_dim": 1})
         if self.loss.xtr_weight and not self.heads.xtr:
             raise ConfigError("train: loss.xtr_weight is not 0 but heads.xtr is false; set one of them")
         if not self.loss.xtr_weight and not self.loss.contrastive_weight:
             raise ConfigError("train: both loss weights are 0; nothing would be trained")
+        if self.loss.contrastive_weight and self.data.batch_size < 2:
+            raise ConfigError(
+                "train: data.batch_size is 1, but the contrastive objective needs other pairs as negatives; "
+                "raise it, or set loss.contrastive_weight to 0"
+            )
 
     def semantic(self) -> dict[str, Any]:
         """Return the settings that decide the result, for comparison on resume."""
@@ -129,10 +156,11 @@ class TrainingConfig:
 def load_training_config(path: Path) -> TrainingConfig:
     """Read a TOML training configuration.
 
-    Relative paths in it are relative to the file.
+    Relative paths in it are relative to the working directory, like those on the command line.
 
     Raises:
-        ConfigError: the file is missing, not TOML, or has an unknown table or key (all are named).
+        ConfigError: the file is missing, not TOML, or has an unknown table or key (all are named) or an impossible
+            value.
     """
     try:
         parsed = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -159,8 +187,14 @@ def _build(kind: Any, values: Any, where: str) -> Any:
         wanted = type(getattr(kind(), key))
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             continue
-        if wanted is tuple and isinstance(value, list):
-            values[key] = tuple(value)
+        if wanted is tuple:
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ConfigError(f"train: {where} {key} is {value!r}; it must be a list of strings")
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise ConfigError(f"train: {where} {key} is {value!r}; it must be a {wanted.__name__}")
-    return kind(**values)
+            raise ConfigError(f"train: {where} {key} is {value!r}; it must be of type {wanted.__name__}")
+    converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return kind(**converted)
+    except ModelError as error:
+        # The network's own checks do not know that a training configuration is to blame.
+        raise ConfigError(f"train: {where}: {error}") from error

@@ -33,6 +33,7 @@ _COMMANDS = {
     "report": ("emsmine.pipelines.cli_run", "Print the funnel of a run directory."),
     "eval": ("emsmine.pipelines.cli_eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
     "train": ("emsmine.pipelines.cli_train", "Train an EMS encoder from a TOML configuration."),
+    "convert": ("emsmine.pipelines.cli_train", "Convert a released EMS checkpoint into a model directory."),
     "langs": ("emsmine.pipelines.cli_run", "List the languages of the shipped model, or look codes up."),
 }
 
@@ -100,4 +101,12 @@ def run_cli(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`): no message, and no second error when Python flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # A disk that is full, a folder that may not be written to: the user's to solve, not a fault in the program.
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"emsmine: error: {place}{error.strerror or error}; check the path, its permissions and the free space",
+            file=sys.stderr,
+        )
         return 1

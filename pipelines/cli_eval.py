@@ -31,7 +31,7 @@ def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str
     from emsmine.encoder.registry import load_encoder
     from emsmine.pipelines.evaluation import evaluate_tatoeba, find_tatoeba
 
-    sets = find_tatoeba(Path(folder), wanted)
+    sets = find_tatoeba(Path(folder), wanted, all_of_them=bool(langs.strip()) and not everything)
     click.echo(json.dumps(evaluate_tatoeba(load_encoder(encoder, device=device), sets), indent=1))
 
 

@@ -1,7 +1,9 @@
 """Commands on a run directory: `run`, one per stage, `report`, `langs`."""
 
+import dataclasses
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,10 @@ def _settings(
 
     saved = output / CONFIG_NAME
     base = read_config(Path(config)) if config else read_config(saved) if saved.exists() else {}
-    return build_settings(base, overrides(STAGE_NAMES, given), inputs=inputs, pairs=parse_pairs(list(pairs)))
+    settings = build_settings(base, overrides(STAGE_NAMES, given), inputs=inputs, pairs=parse_pairs(list(pairs)))
+    # Absolute, so that the saved settings mean the same files from wherever the run is continued.
+    absolute = tuple(path if "://" in path else os.path.abspath(path) for path in settings.inputs)
+    return dataclasses.replace(settings, inputs=absolute)
 
 
 def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:

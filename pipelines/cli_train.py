@@ -1,4 +1,4 @@
-"""The command `train`."""
+"""The commands `train` and `convert`."""
 
 import logging
 from pathlib import Path
@@ -34,4 +34,26 @@ def train(config: str, steps: int | None, device: str) -> None:
     click.echo(run_training(settings, device=device, stop_after=steps, on_log=log))
 
 
-COMMANDS: dict[str, click.Command] = {"train": train}
+@click.command("convert")
+@click.argument("checkpoint", metavar="CHECKPOINT.pt")
+@click.option("--sentencepiece", required=True, metavar="FILE", help="SentencePiece model of the release.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Model directory to write.")
+@click.option("--name", default="released", show_default=True, help="Name of the model, shown in signatures.")
+@click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads  [default: width / 64]")
+@click.option(
+    "--table", type=click.Choice(("float32", "float16", "int8")), default="float32", show_default=True, help="Storage."
+)
+def convert(checkpoint: str, sentencepiece: str, output: str, name: str, num_heads: int | None, table: str) -> None:
+    """Convert a released EMS checkpoint into a model directory; use it with --encoder ems:DIR.
+
+    No pickled code runs: a file that holds anything but tensors is refused.
+    """
+    from emsmine.encoder.convert import convert as run_conversion
+
+    folder = run_conversion(
+        Path(checkpoint), Path(sentencepiece), Path(output), name=name, num_heads=num_heads or 0, table=table
+    )
+    click.echo(folder)
+
+
+COMMANDS: dict[str, click.Command] = {"train": train, "convert": convert}

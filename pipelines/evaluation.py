@@ -1,5 +1,6 @@
 """Evaluate an encoder on files with the functions that mine: Tatoeba, BUCC, and mined pairs against gold pairs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emsmine import languages
-from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.protocol import Encoder, FloatArray
 from emsmine.errors import InputError, LanguageError
 from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, signature, tatoeba_accuracy
 from emsmine.mining.retrieve import select
@@ -28,15 +29,16 @@ class TatoebaSet:
     english: Path
 
 
-def find_tatoeba(folder: Path, wanted: Sequence[str]) -> list[TatoebaSet]:
+def find_tatoeba(folder: Path, wanted: Sequence[str], *, all_of_them: bool = False) -> list[TatoebaSet]:
     """Find `tatoeba.<xxx>-eng.<xxx>` and `.eng` files below a folder.
 
     Args:
         folder: where to look, sub-folders included.
         wanted: canonical languages; empty: all that have a known code.
+        all_of_them: refuse a folder that lacks one of the wanted languages.
 
     Raises:
-        InputError: no set is found.
+        InputError: no set is found, or one is missing.
     """
     sets = []
     for english in sorted(folder.rglob("tatoeba.*-eng.eng")):
@@ -50,6 +52,9 @@ def find_tatoeba(folder: Path, wanted: Sequence[str]) -> list[TatoebaSet]:
             sets.append(TatoebaSet(lang, foreign, english))
     if not sets:
         raise InputError(f"eval: {folder} holds no tatoeba.<xxx>-eng.<xxx> and .eng files of the wanted languages")
+    missing = sorted(set(wanted) - {item.lang for item in sets})
+    if all_of_them and missing:
+        raise InputError(f"eval: {folder} holds no Tatoeba set of {', '.join(missing)}; leave them out of --langs")
     return sets
 
 
@@ -61,10 +66,16 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
         source, target = (_lines(path) for path in (item.foreign, item.english))
         if len(source) != len(target):
             raise InputError(f"eval: {item.foreign} has {len(source)} lines but {item.english} {len(target)}")
-        hits = tatoeba_accuracy(encoder.encode(source, lang=item.lang), encoder.encode(target, lang=english))
+        if not source:
+            raise InputError(f"eval: {item.foreign} is empty")
+        hits = tatoeba_accuracy(
+            _vectors(encoder, source, item.lang, item.foreign), _vectors(encoder, target, english, item.english)
+        )
         both = np.concatenate([hits.forward_hits, hits.backward_hits])
         low, high = bootstrap_interval(both)
-        per_language[item.lang] = {
+        # Some sets are of one language to us (kzj and dtp are both Kadazan Dusun).
+        key = item.lang if item.lang not in per_language else f"{item.lang} ({item.foreign.suffix[1:]})"
+        per_language[key] = {
             "sentences": len(source),
             "to_english": round(100 * hits.forward, 2),
             "from_english": round(100 * hits.backward, 2),
@@ -80,6 +91,18 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
         "per_language": per_language,
         "signature": signature(enc=encoder.name, data="tatoeba", margin="none", k=1, ret="forward", index="exact"),
     }
+
+
+def _vectors(encoder: Encoder, texts: list[str], lang: str, path: Path) -> FloatArray:
+    vectors = encoder.encode(texts, lang=lang)
+    unusable = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~(vectors != 0).any(axis=1))
+    if len(unusable):
+        row = int(unusable[0])
+        raise InputError(
+            f"eval: {encoder.name} has no vector for {len(unusable)} of {len(texts)} lines of {path} "
+            f"(first: line {row + 1}, {texts[row][:40]!r}); each line must be a sentence"
+        )
+    return vectors
 
 
 def _lines(path: Path) -> list[str]:
@@ -135,10 +158,18 @@ def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSe
             raise InputError(f"eval: {path} line {wrong + 1} is not id TAB sentence")
         side = collect([row[1] for row in rows], lang, _MAX_CHARS)
         sides.append(side)
-        numbers.append({row[0]: place for row, place in zip(rows, side.places, strict=True)})
+        # A line that was left out gets a number of its own, below zero: its gold pairs count as missed, one by one.
+        found = {
+            row[0]: place if place >= 0 else -1 - n
+            for n, (row, place) in enumerate(zip(rows, side.places, strict=True))
+        }
+        if len(found) < len(rows):
+            twice = next(name for name, number in Counter(row[0] for row in rows).items() if number > 1)
+            raise InputError(f"eval: {path} has the id {twice!r} more than once; ids must be distinct")
+        numbers.append(found)
     gold = _read_gold(item.gold, numbers)
     pool, _ = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin)
-    mined = select(pool, settings.retrieval)
+    mined = select(pool, settings.retrieval, cosine_floor=settings.cosine_floor)
     scores = bucc_scores(mined, gold, threshold=settings.threshold)
     return {
         "task": "bucc",
@@ -151,7 +182,8 @@ def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSe
         "f1": round(100 * scores.f1, 2),
         "mined": scores.num_mined,
         "best_f1": round(100 * scores.best_f1, 2),
-        "best_threshold": round(scores.best_threshold, 4),
+        # JSON has no infinity; no threshold is best where no mined pair is correct.
+        "best_threshold": round(scores.best_threshold, 4) if np.isfinite(scores.best_threshold) else None,
         "signature": signature(
             enc=encoder.name,
             data=f"bucc:{item.pair}",
@@ -171,6 +203,8 @@ def _read_gold(path: Path, numbers: Sequence[dict[str, int]]) -> set[tuple[int, 
         if len(ids) != 2 or ids[0] not in numbers[0] or ids[1] not in numbers[1]:
             raise InputError(f"eval: {path} line {row} is not source id TAB target id of this set: {ids!r}")
         gold.add((numbers[0][ids[0]], numbers[1][ids[1]]))
+    if not gold:
+        raise InputError(f"eval: {path} is empty; without gold pairs there is nothing to measure")
     return gold
 
 

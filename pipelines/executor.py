@@ -155,7 +155,10 @@ class _Worker:
         self.connection.close()
 
     def describe_death(self) -> str:
-        self.process.join(timeout=10)
+        # Not `join(timeout)`: it waits for a pipe that a process started by the task may hold open.
+        deadline = time.monotonic() + 10
+        while self.process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
         code = self.process.exitcode
         if code is None:
             return f"worker process {self.process.pid} closed its pipe without an answer"

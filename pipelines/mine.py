@@ -3,8 +3,10 @@
 The same functions as the stages index, search and select, without a run directory in between.
 """
 
+import gzip
 import io
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from emsmine.pipelines.readers import open_binary
 from emsmine.pipelines.settings import SelectSettings
 
 _BATCH = 8192
+_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,46 @@ def read_lines(path: str) -> Iterator[bytes]:
     Only a line feed ends a line: Unicode line breaks stand inside sentences of real corpora.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or its compression is damaged.
     """
     if path == "-":
         yield from _split_lines(sys.stdin.buffer)
         return
     with open_binary(path) as stream:
-        yield from _split_lines(_unpack(stream, path))
+        if path.endswith(".gz"):
+            yield from _guarded(path, _split_lines(io.BufferedReader(gzip.GzipFile(fileobj=stream))))
+        elif path.endswith(".zst"):
+            yield from _guarded(path, _zstd_lines(stream))
+        else:
+            yield from _split_lines(stream)
 
 
-def _unpack(stream: BinaryIO, path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        import gzip
+def _guarded(path: str, lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass lines on; half a list of sentences is no list, so damaged compression is an error and not a reject."""
+    import zstandard
 
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream))
-    if path.endswith(".zst"):
-        import zstandard
+    try:
+        yield from lines
+    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(f"read: {path} is damaged or cut short ({error}); fetch or compress it again") from error
 
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return io.BufferedReader(reader)
-    return stream
+
+def _zstd_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Unpack frame by frame: zstandard's own stream reader takes a file that is cut short for a whole one."""
+    import zstandard
+
+    rest, decoder = b"", None
+    while block := stream.read(_BLOCK_BYTES):
+        while block:
+            decoder = decoder or zstandard.ZstdDecompressor().decompressobj()
+            *lines, rest = (rest + decoder.decompress(block)).split(b"\n")
+            yield from (line.removesuffix(b"\r") for line in lines)
+            block = decoder.unused_data if decoder.eof else b""
+            decoder = None if decoder.eof else decoder
+    if decoder is not None:
+        raise EOFError("the last frame has no end")
+    if rest:
+        yield rest.removesuffix(b"\r")
 
 
 def _split_lines(stream: BinaryIO) -> Iterator[bytes]:

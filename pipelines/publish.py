@@ -143,12 +143,8 @@ def clean_temporaries(root: Path) -> int:
     """
     leftovers = [path for path in layout.walk_files(root) if is_temporary(path.name)]
     for path in leftovers:
-        # Those of steps lie directly in `manifests`, those of tasks in the folder of their step.
-        if (
-            path.suffix == ".json"
-            and path.parent.is_relative_to(root / "manifests")
-            and path.parent.name != "manifests"
-        ):
+        # Manifests of steps lie directly in `manifests`, those of tasks below it.
+        if path.suffix == ".json" and root / "manifests" in path.parent.parents:
             # One that was cut off while it was written does not decode: its task had published nothing yet.
             with contextlib.suppress(CorruptOutputError):
                 withdraw(root, TaskManifest.decode(path.read_bytes(), str(path)))

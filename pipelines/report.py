@@ -79,7 +79,7 @@ def _rows_of_step(store: Store, stage: str, step: str) -> list[FunnelRow]:
 
 def format_funnel(rows: list[FunnelRow]) -> str:
     """Lay the funnel out as text; the reasons stand under the rows that they were dropped from, most frequent first."""
-    lines = [f"{'step':<34}{'':<10}{'in':>12}{'out':>12}{'dropped':>12}"]
+    lines = [f"{'step':<42}{'':<10}{'in':>12}{'out':>12}{'dropped':>12}"]
     for row in rows:
         stage, step = row.step.split(".")
         label = f"{stage:<8}{_LABELS.get((stage, step), step)}"
@@ -87,7 +87,7 @@ def format_funnel(rows: list[FunnelRow]) -> str:
         dropped = sum(row.dropped.values())
         lines.append(f"{label:<42}{group:<10}{row.rows_in:>12,}{row.rows_out:>12,}{dropped:>12,}")
         by_count = sorted(row.dropped.items(), key=lambda item: (-item[1], item[0]))
-        lines += [f"{'':<12}{reason:<50}{count:>28,}" for reason, count in by_count]
+        lines += [f"{'':<12}{reason:<50}{count:>26,}" for reason, count in by_count]
     good = all(row.adds_up for row in rows)
     lines.append("every row is accounted for" if good else "ROWS ARE MISSING: this is a bug, please report it")
     return "\n".join(lines)

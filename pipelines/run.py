@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emsmine.errors import ConfigError, TaskFailedError
+from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
 from emsmine.pipelines.executor import Executor, LocalExecutor
 from emsmine.pipelines.files import new_attempt, write_atomically
+from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
 from emsmine.pipelines.lock import run_lock
 from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import Settings, to_toml
@@ -66,29 +67,47 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         StaleOutputError: results of other settings or inputs are there and `redo` does not name their stage.
         TaskFailedError: tasks failed; those that ended well are kept.
     """
-    check_languages(settings, stages)
+    check_settings(settings, stages, options)
     with run_lock(root, "run"):
         store = Store(root)
         store.clean_temporaries()
         _redo(store, options)
-        write_atomically(root / CONFIG_NAME, to_toml(settings).encode("utf-8"), new_attempt())
         context = PlanContext(store, settings)
         for name in STAGE_NAMES:
-            if name in stages:
-                _run_stage(load_stage(name), context, options)
+            if name in stages and not _run_stage(load_stage(name), context, options):
+                return
+        if not options.dry_run:
+            _save_settings(context)
 
 
-def check_languages(settings: Settings, stages: Sequence[str]) -> None:
-    """Refuse to start without language pairs where a stage needs them."""
-    needing = [name for name in stages if name not in ("ingest", "dedup")]
-    if needing and not settings.pairs:
-        raise ConfigError(f"{needing[0]}: no language pair given; add --pairs de-en (several: --pairs de-en,en-ru)")
+def check_settings(settings: Settings, stages: Sequence[str], options: RunOptions) -> None:
+    """Refuse to start with settings that a stage would trip over later, perhaps after hours.
 
-
-def _redo(store: Store, options: RunOptions) -> None:
+    Raises:
+        ConfigError: no language pairs where a stage needs them, or an unknown stage, identifier, encoder, rule, device.
+        ModelError: the encoder cannot be loaded.
+        InputError: an input does not exist.
+    """
     unknown = sorted(set(options.redo) - set(STAGE_NAMES))
     if unknown:
         raise ConfigError(f"--redo: unknown stage {', '.join(unknown)}; stages: {', '.join(STAGE_NAMES)}")
+    needing = [name for name in stages if name not in ("ingest", "dedup")]
+    if needing and not settings.pairs:
+        raise ConfigError(f"{needing[0]}: no language pair given; add --pairs de-en (several: --pairs de-en,en-ru)")
+    for name in stages:
+        check = load_stage(name).check
+        if check is not None:
+            check(settings, options.runtime)
+
+
+def _save_settings(context: PlanContext) -> None:
+    """Save the settings beside the results that they made: not before it is sure that none there are of others."""
+    path, content = context.store.root / CONFIG_NAME, to_toml(context.settings).encode("utf-8")
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content, new_attempt())
+
+
+def _redo(store: Store, options: RunOptions) -> None:
     if not options.redo or options.dry_run:
         return
     first = min(STAGE_NAMES.index(name) for name in options.redo)
@@ -97,23 +116,47 @@ def _redo(store: Store, options: RunOptions) -> None:
             store.remove_step(name, step.name)
 
 
-def _run_stage(stage: Stage, context: PlanContext, options: RunOptions) -> None:
+def _run_stage(stage: Stage, context: PlanContext, options: RunOptions) -> bool:
+    """Run the steps of a stage; False where a dry run met work, because what follows cannot be planned without it."""
     for step in stage.steps:
         specs = step.plan(step, context)
+        _refuse_to_remove(step, specs, context.store)
         pending = [spec for spec in specs if context.store.status(spec) != "done"]
         if options.dry_run:
             logger.info("%s.%s: %d tasks, %d to run", stage.name, step.name, len(specs), len(pending))
             if pending:
                 logger.info("later steps are planned when this one is done")
-                return
+                return False
             continue
+        if pending:
+            _save_settings(context)
         _run_step(step, specs, pending, context, options)
+    return True
+
+
+def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
+    """Keep results of tasks that are not planned any more: they are work done, and go with --redo only.
+
+    Raises:
+        StaleOutputError: there are some, as after leaving out a pair or an input.
+    """
+    folder = store.root / step_manifest_path(step.stage, step.name).removesuffix(".json")
+    found = existing_task_manifests(store.root, step.stage, step.name)
+    names = {path.relative_to(folder).as_posix().removesuffix(".json") for path in found}
+    surplus = sorted(names - {spec.partition for spec in specs})
+    if surplus:
+        shown = ", ".join(surplus[:_SHOWN_FAILURES])
+        raise StaleOutputError(
+            f"{step.stage}.{step.name}: {store.root} holds {len(surplus)} results that these inputs and pairs do not ask "
+            f"for ({shown}). Give all inputs and pairs of the earlier run, rerun with --redo {step.stage} to remove "
+            "them, or choose another output directory"
+        )
 
 
 def _run_step(
     step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, options: RunOptions
 ) -> None:
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), _cpu_seconds()
     executor: Executor = LocalExecutor(max(1, min(options.workers, len(pending))))
     run = functools.partial(execute, context.store.root, options.runtime)
     failed: list[TaskReport] = []
@@ -136,7 +179,8 @@ def _run_step(
         )
     context.store.finish_step(step.stage, step.name, specs)
     if pending:
-        _log_step(context.store.root, step, len(pending), rows, time.monotonic() - started)
+        seconds = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - cpu_started}
+        _log_step(context.store.root, step, len(pending), rows, seconds)
 
 
 @contextmanager
@@ -157,14 +201,20 @@ def _worker_threads(workers: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: float) -> None:
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of the workers that have ended: what a busy machine cannot blur."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: dict[str, float]) -> None:
     """Note time and memory for people; nothing reads this file to decide anything."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     row = {
         "step": f"{step.stage}.{step.name}",
         "tasks": tasks,
         "rows_in": rows,
-        "seconds": round(seconds, 3),
+        **{name: round(value, 3) for name, value in seconds.items()},
         "peak_rss_mb": round(peak / 1024, 1),
     }
     path = root / LOG_NAME

@@ -20,9 +20,11 @@ RETRIEVALS = ("max", "forward", "backward", "intersect")
 FORMATS = ("tsv", "moses", "parquet", "jsonl")
 
 
-def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = -math.inf) -> Any:
-    """Declare a setting with its help text, allowed words and lowest value."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "low": low})
+def setting(
+    default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf
+) -> Any:
+    """Declare a setting with its help text, allowed words, lowest and highest value."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class DedupSettings:
     """From documents to distinct documents."""
 
     near_duplicates: bool = setting(True, "also drop near-duplicates of earlier documents (MinHash)")
-    near_duplicate_threshold: float = setting(0.8, "Jaccard similarity from which documents are near-duplicates", low=0)
+    near_duplicate_threshold: float = setting(
+        0.8, "Jaccard similarity from which documents are near-duplicates", low=0.01, high=1
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class LangidSettings:
     """From distinct documents to the distinct sentences of each language."""
 
     identifier: str = setting("py3langid", "language identifier")
-    min_lid_score: float = setting(0.5, "drop sentences whose language score is lower", low=0)
+    min_lid_score: float = setting(0.5, "drop sentences whose language score is lower", low=0, high=1)
     max_sentence_chars: int = setting(1000, "drop sentences that are longer", low=1)
     shard_rows: int = setting(100_000, "sentences per shard: the unit of work of the later stages", low=1)
 
@@ -185,12 +189,14 @@ def check_setting(stage: str, name: str, value: Any) -> Any:
             raise ConfigError(f"config: {stage}.{name} holds {word!r}; it must be a list of strings")
         if choices and word not in choices:
             raise ConfigError(f"config: {stage}.{name} is {word!r}; choose from {', '.join(choices)}")
-    if (
-        isinstance(value, (int, float))
-        and wanted is not bool
-        and (not math.isfinite(value) or value < field.metadata["low"])
-    ):
-        raise ConfigError(f"config: {stage}.{name} is {value}; it must be finite and at least {field.metadata['low']}")
+    if isinstance(value, (int, float)) and wanted is not bool:
+        low, high = field.metadata["low"], field.metadata["high"]
+        if not math.isfinite(value) or not low <= value <= high:
+            bounds = [f"at least {low}"] * math.isfinite(low) + [f"at most {high}"] * math.isfinite(high)
+            raise ConfigError(f"config: {stage}.{name} is {value}; it must be {' and '.join(bounds) or 'finite'}")
+    if isinstance(value, tuple):
+        # A set, in one order: another order or a repetition is no other result.
+        return tuple(sorted(set(value), key=lambda word: choices.index(word) if choices else word))
     return value
 
 

@@ -5,13 +5,14 @@ other; a step plans its tasks from the manifests of finished steps and the setti
 worker count or clock.
 """
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
+from emsmine.pipelines.tasks import JSON, FileRef, Runtime, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Stage:
     unit: str
     """What the last step's rows are, for the funnel."""
     steps: tuple[Step, ...]
+    check: Callable[[Settings, Runtime], None] | None = None
+    """Refuses settings that only this stage understands; called before any stage of a run starts."""
+
+
+def library_versions(*names: str) -> dict[str, JSON]:
+    """Return the installed versions of libraries that decide a result, to be part of a task's parameters."""
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def shard_name(number: int) -> str:

@@ -9,8 +9,9 @@ from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.registry import load_encoder
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import embeddings_schema, fixed_binary
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
-from emsmine.pipelines.tasks import JSON, TaskSpec
+from emsmine.pipelines.tasks import JSON, Runtime, TaskSpec
 
 _BATCH = 8192
 _ROW_GROUP = 4096
@@ -19,6 +20,14 @@ _ROW_GROUP = 4096
 @functools.lru_cache(maxsize=2)
 def _encoder(spec: str, device: str) -> Encoder:
     return load_encoder(spec, device=device)
+
+
+def check(settings: Settings, runtime: Runtime) -> None:
+    """Refuse an unknown or damaged encoder, or a device that is not there, before hours of work."""
+    from emsmine.encoder.ems import resolve_device
+
+    resolve_device(runtime.device)
+    _encoder(settings.encode.encoder, "cpu")
 
 
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -60,4 +69,4 @@ def run(task: TaskContext) -> None:
         writer.write(pa.Table.from_arrays(columns, schema=schema))
 
 
-STAGE = Stage("encode", "turn sentences into vectors", "vectors", (Step("encode", "encode", 1, plan, run),))
+STAGE = Stage("encode", "turn sentences into vectors", "vectors", (Step("encode", "encode", 1, plan, run),), check)

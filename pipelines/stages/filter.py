@@ -11,8 +11,9 @@ from emsmine.mining.langid import Prediction
 from emsmine.mining.rules import PairView, Rule, RulesConfig, apply, default_rules
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import pairs_schema
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 8192
 
@@ -33,6 +34,11 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
         inputs = (*selected, *texts, *documents)
         specs.append(step.spec(context.settings.params("filter"), inputs, f"{pair_folder(pair)}/00000"))
     return specs
+
+
+def check(settings: Settings, runtime: Runtime) -> None:
+    """Refuse to leave out rules that do not exist, before hours of work."""
+    default_rules(RulesConfig(off=settings.filter.rules_off))
 
 
 def _rules(spec: TaskSpec) -> tuple[Rule, ...]:
@@ -130,4 +136,4 @@ def _refs(inputs: Iterable[FileRef], prefix: str) -> list[FileRef]:
     return [ref for ref in inputs if ref.path.startswith(prefix)]
 
 
-STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 1, plan, run),))
+STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 1, plan, run),), check)

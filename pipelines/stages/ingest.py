@@ -11,8 +11,9 @@ from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.files import hash_file
 from emsmine.pipelines.readers import Problem, Record, read_records
 from emsmine.pipelines.schemas import DOCUMENTS
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_name
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name
+from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 512
 _FILE_SHIFT = 40
@@ -42,13 +43,19 @@ def expand_inputs(inputs: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
+def check(settings: Settings, runtime: Runtime) -> None:
+    """Refuse a wrong input before a run directory is made for it."""
+    expand_inputs(settings.inputs)
+
+
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
     """One task per input file, numbered in the order given."""
     specs = []
+    libraries = library_versions("resiliparse")
     for number, path in enumerate(expand_inputs(context.settings.inputs)):
         absolute = path if "://" in path else os.path.abspath(path)
         ref = FileRef(absolute, hash_file(absolute)[0], 0)
-        params = {**context.settings.params("ingest"), "file_number": number}
+        params = {**context.settings.params("ingest"), "file_number": number, "libraries": libraries}
         specs.append(step.spec(params, (ref,), shard_name(number)))
     return specs
 
@@ -61,7 +68,7 @@ def run(task: TaskContext) -> None:
     first_id = spec.param("file_number", int) << _FILE_SHIFT
     rows: list[tuple[object, ...]] = []
     # Names only: an absolute path in the data would say more about the machine than about the text.
-    source_file = path if "://" in path else os.path.basename(path)
+    source_file = sanitise(path if "://" in path else os.path.basename(path))
     for number, item in enumerate(
         read_records(
             path,
@@ -74,22 +81,30 @@ def run(task: TaskContext) -> None:
         if isinstance(item, Problem):
             task.drop(item.reason, id=f"{source_file}:{item.offset}", sample=item.sample or item.detail)
             continue
-        rows.append((first_id + number, *_columns(item, source_file)))
+        text = _clean(item.text)
+        if not text:
+            # What the reader took for text was invisible characters.
+            task.drop("no_text", id=f"{source_file}:{item.offset}", sample=item.url)
+            continue
+        rows.append((first_id + number, *_columns(item, source_file, text)))
         if len(rows) == _BATCH:
             writer.write(_table(rows))
             rows = []
     writer.write(_table(rows))
 
 
-def _columns(record: Record, source_file: str) -> tuple[object, ...]:
-    paragraphs = (sanitise(line) for line in record.text.split("\n"))
+def _clean(text: str) -> str:
+    return "\n".join(line for line in map(sanitise, text.split("\n")) if line)
+
+
+def _columns(record: Record, source_file: str, text: str) -> tuple[object, ...]:
     return (
         sanitise(record.url),
         record.date,
         source_file,
         record.offset,
         record.length,
-        "\n".join(line for line in paragraphs if line),
+        text,
         record.html_lang,
         record.lang,
         list(record.mt_hints),
@@ -102,4 +117,4 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=DOCUMENTS)
 
 
-STAGE = Stage("ingest", "read crawl files into documents", "documents", (Step("ingest", "read", 1, plan, run),))
+STAGE = Stage("ingest", "read crawl files into documents", "documents", (Step("ingest", "read", 1, plan, run),), check)

@@ -16,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine import languages
-from emsmine.mining.langid import LanguageIdentifier, Prediction, load_identifier, script_of
+from emsmine.mining.langid import UNDETERMINED, LanguageIdentifier, Prediction, load_identifier, script_of
 from emsmine.mining.split import split_sentences
-from emsmine.mining.text import dedup_key, hash128, letters_only
+from emsmine.mining.text import dedup_key, hash128, letters_only, sanitise
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import OCCURRENCES, SEGMENTS, SENTENCES, from_fixed_binary
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_name
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name
+from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 64
 _DOCUMENT_SAMPLE_CHARS = 4000
@@ -48,8 +49,14 @@ class Segment:
 
 @functools.lru_cache(maxsize=4)
 def _identifier(name: str, wanted: tuple[str, ...]) -> LanguageIdentifier:
-    known = {languages.resolve(code) for code in languages.EMS_CODES}
+    # Serbian in Latin script is listed beside EMS's: it would otherwise pass for Croatian or for nothing.
+    known = {languages.resolve(code) for code in (*languages.EMS_CODES, "sr-Latn")}
     return load_identifier(name, languages={*known, *wanted})
+
+
+def check(settings: Settings, runtime: Runtime) -> None:
+    """Refuse an unknown identifier, or languages that it does not know, before hours of work."""
+    _identifier(settings.langid.identifier, settings.languages)
 
 
 def plan_split(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -57,6 +64,7 @@ def plan_split(step: Step, context: PlanContext) -> list[TaskSpec]:
     params = {
         **context.settings.params("langid", "identifier", "min_lid_score", "max_sentence_chars"),
         "languages": list(context.settings.languages),
+        "libraries": library_versions("py3langid", "sentencex"),
     }
     refs = context.store.outputs("dedup", "apply", "distinct")
     return [step.spec(params, (ref,), ref.path.rsplit("/", 1)[1].removesuffix(".parquet")) for ref in refs]
@@ -109,12 +117,19 @@ def _segments(doc_ids: list[int], texts: list[str], identifier: LanguageIdentifi
     pieces = [
         (doc_id, position, sentence, document)
         for doc_id, text, document in zip(doc_ids, texts, documents, strict=True)
-        for position, sentence in enumerate(split_sentences(text, document.lang))
+        for position, sentence in enumerate(_sentences(text, document.lang))
     ]
     predictions = identifier.identify([sentence for _, _, sentence, _ in pieces])
     for (doc_id, position, sentence, document), prediction in zip(pieces, predictions, strict=True):
         lang, score, level = decide_language(sentence, prediction, document)
         yield Segment(lang, sentence, score, level, doc_id, position)
+
+
+def _sentences(text: str, lang: str) -> list[str]:
+    """Split a document; one without any letter that is known has no language whose rules could be used, only lines."""
+    if lang == UNDETERMINED:
+        return [line for line in map(sanitise, text.split("\n")) if line]
+    return split_sentences(text, lang)
 
 
 def decide_language(sentence: str, prediction: Prediction, document: Prediction) -> tuple[str, float, str]:
@@ -215,4 +230,5 @@ STAGE = Stage(
         Step("langid", "split", 1, plan_split, run_split),
         Step("langid", "distinct", 1, plan_distinct, run_distinct),
     ),
+    check,
 )

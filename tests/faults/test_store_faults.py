@@ -167,35 +167,84 @@ def test_no_file_of_a_failed_redo_stays(toy: Any, workspace: Path, redo: str, fo
     def again(root: Path) -> None:
         toy.run(root, ["ita_Latn"], num_rows=10, redo=redo)
 
-    num_failures = fail_everywhere(workspace, start, work, again, expected, stride=3, for_ever=for_ever)
-    assert num_failures > 30
+    num_failures = fail_everywhere(workspace, start, work, again, expected, stride=5, for_ever=for_ever)
+    assert num_failures > 20
 
 
-def test_sigkill_at_random_moments(toy: Any, workspace: Path) -> None:
-    command = [sys.executable, str(HERE / "toy_run.py")]
-    arguments = ["eng_Latn,deu_Latn", "2000"]
+def test_everything_is_on_the_disk_before_it_gets_its_name(
+    toy: Any, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order that a power failure needs, which no kill of a process can show."""
+    events: list[tuple[str, str]] = []
+    names: dict[int, str] = {}
+    real_open, real_fsync, real_replace = os.open, os.fsync, os.replace
+
+    def traced_open(path: Any, *args: Any, **kwargs: Any) -> int:
+        handle = real_open(path, *args, **kwargs)
+        names[handle] = str(path)
+        return handle
+
+    def traced_fsync(handle: int) -> None:
+        real_fsync(handle)
+        events.append(("fsync", names[handle]))
+
+    def traced_replace(old: Any, new: Any) -> None:
+        real_replace(old, new)
+        events.append(("replace", f"{old} {new}"))
+
+    monkeypatch.setattr(os, "open", traced_open)
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(os, "replace", traced_replace)
+    spec = toy.plan("ingest", [], [], 30)[0]
+    toy.read(toy.Store(workspace), spec)
+
+    replaced = [at for at, (kind, _) in enumerate(events) if kind == "replace"]
+    assert len(replaced) == 4  # data, rejects, notes, manifest
+    first, last = replaced[0], replaced[-1]
+    assert events[last][1].endswith(str(workspace / "manifests/ingest.read/00000.json"))
+    for at in replaced:
+        old, new = events[at][1].split()
+        folder = ("fsync", str(Path(new).parent))
+        assert ("fsync", old) in events[:first]
+        assert folder in (events[at:last] if at != last else events[last:])
+
+
+def start_run(root: Path) -> "subprocess.Popen[str]":
+    """Start the toy run in a process of its own; return once it has imported everything."""
+    command = [sys.executable, str(HERE / "toy_run.py"), str(root), "eng_Latn,deu_Latn", "2000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "start\n"
+    return process
+
+
+def test_sigkill_at_random_moments(workspace: Path) -> None:
+    """Kill a run 15 times; each next one goes on from what is there."""
+    process = start_run(workspace / "reference")
     started = time.monotonic()
-    subprocess.run([*command, str(workspace / "reference"), *arguments], check=True)
+    assert process.wait() == 0
     full_seconds = time.monotonic() - started
+    process.communicate()
     expected = tree(workspace / "reference")
     generator = random.Random(7)
     root = workspace / "run"
     num_killed = num_temporaries = 0
-    for attempt in range(15):
-        process = subprocess.Popen([*command, str(root), *arguments])
-        try:
-            # Start-up takes most of the time and is of no interest.
-            process.wait(timeout=full_seconds * generator.uniform(0.5, 1.0))
-        except subprocess.TimeoutExpired:
-            num_killed += 1
+    for attempt in range(60):
+        process = start_run(root)
+        time.sleep(full_seconds * generator.random())
         process.kill()
-        process.wait()
+        process.communicate()
         check_manifests(root)
         num_temporaries += any(is_temporary(path.name) for path in walk_files(root))
         if process.returncode == 0:
             assert tree(root) == expected
             root = workspace / f"run-{attempt}"
-    subprocess.run([*command, str(root), *arguments], check=True)
+        num_killed += process.returncode != 0
+        if num_killed == 15:
+            break
+    process = start_run(root)
+    process.communicate()
+    assert process.returncode == 0
     assert tree(root) == expected
-    assert num_killed >= 3
+    assert num_killed == 15
     assert num_temporaries >= 1  # else no kill hit the writing, and the test shows nothing

@@ -76,4 +76,5 @@ def run(root: Path, languages: list[str], *, num_rows: int = 30, redo: str = "")
 
 
 if __name__ == "__main__":
+    print("start", flush=True)
     run(Path(sys.argv[1]), sys.argv[2].split(","), num_rows=int(sys.argv[3]))

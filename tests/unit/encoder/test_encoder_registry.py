@@ -1,0 +1,82 @@
+"""From a specification to an encoder."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from encoder_tiny import build, plain_network
+
+from emsmine.encoder import ems
+from emsmine.encoder.ems import EMSEncoder
+from emsmine.encoder.model_directory import save_model
+from emsmine.encoder.registry import load_encoder
+from emsmine.errors import ConfigError, MissingDependencyError, ModelError
+
+
+@pytest.fixture
+def folder(spm_path: Path, tmp_path: Path) -> Path:
+    return save_model(build(plain_network()), spm_path, tmp_path / "model", name="tiny")
+
+
+def test_a_folder(folder: Path) -> None:
+    encoder = load_encoder(f"ems:{folder}", device="cpu")
+    assert isinstance(encoder, EMSEncoder)
+    assert (encoder.name, encoder.dim) == ("ems:tiny", 16)
+    assert np.linalg.norm(encoder.encode(["boat"], lang="eng_Latn")) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["ems", "ems:", "default", ""])
+def test_a_specification_needs_kind_and_name(spec: str) -> None:
+    with pytest.raises(ConfigError, match="must be KIND:NAME"):
+        load_encoder(spec)
+
+
+def test_an_unknown_kind_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'word2vec' of 'word2vec:x' is unknown; known: ems, sentence-transformers"):
+        load_encoder("word2vec:x")
+
+
+def test_an_unknown_model_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'nothing-here'; shipped: .*default"):
+        load_encoder("ems:nothing-here")
+
+
+def test_a_folder_that_is_no_model_says_which_files_are_wanted(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json does not exist; .*sentencepiece\.model"):
+        load_encoder(f"ems:{tmp_path}")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_shipped_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ems, "__file__", str(tmp_path / "package" / "ems.py"))
+    (tmp_path / "package" / "pretrained").mkdir(parents=True)
+    folder.rename(tmp_path / "package" / "pretrained" / "mine")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("ems:mine", device="cpu").name == "ems:mine"
+
+
+def test_sentence_transformers_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # type: ignore[arg-type]
+    with pytest.raises(MissingDependencyError, match=r"pip install 'emsmine\[sbert\]'"):
+        load_encoder("sentence-transformers:any")
+
+
+def test_another_package_can_add_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = type(sys)("toy_encoders")
+    module.load = lambda rest, device: (rest, device)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_encoders", module)
+    point = importlib.metadata.EntryPoint("toy", "toy_encoders:load", "emsmine.encoders")
+
+    def entry_points(*, group: str) -> Any:
+        return importlib.metadata.EntryPoints([point]).select(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    found: Any = load_encoder("toy:a:b", device="cpu")
+    assert found == ("a:b", "cpu")
+    with pytest.raises(ConfigError, match="known: ems, sentence-transformers, toy"):
+        load_encoder("other:x")

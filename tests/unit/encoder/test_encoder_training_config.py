@@ -1,0 +1,121 @@
+"""Training settings from TOML: every mistake is named."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emsmine.encoder.training_config import TrainingConfig, load_training_config
+from emsmine.errors import ConfigError
+
+RECIPES = Path(__file__).resolve().parents[3] / "encoder" / "recipes"
+
+
+def load(tmp_path: Path, text: str) -> TrainingConfig:
+    path = tmp_path / "train.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_training_config(path)
+
+
+def test_an_empty_file_gives_the_published_recipe(tmp_path: Path) -> None:
+    config = load(tmp_path, "")
+    assert config == TrainingConfig()
+    assert (config.loss.xtr_weight, config.loss.contrastive_weight, config.loss.temperature) == (1.0, 2.0, 0.1)
+    assert (config.loss.xtr_targets, config.network.num_layers) == ("paper", 6)
+
+
+def test_values_are_read(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        [data]
+        train = ["a", "b"]
+        exponent = 1
+        [optimiser]
+        steps = 7
+        [network]
+        dim = 32
+        num_heads = 4
+        """,
+    )
+    assert config.data.train == ("a", "b")
+    assert (config.data.exponent, config.optimiser.steps, config.network.dim) == (1, 7, 32)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
+def test_the_recipes_that_ship_are_valid(recipe: Path) -> None:
+    config = load_training_config(recipe)
+    assert config.data.train
+    assert config.run.output != TrainingConfig().run.output
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[optimizer]\nsteps = 1\n[extra]", "unknown tables extra, optimizer; known: data, heads, loss, network"),
+        ("[optimiser]\nstep = 1\nlr = 2", "[optimiser] has unknown keys lr, step; known: amsgrad"),
+        ("[network]\nlayers = 2", "[network] has unknown keys layers"),
+        ("optimiser = 3", "[optimiser] must be a table, got int"),
+        ("steps = 3", "unknown tables steps"),
+        ("[optimiser]\nsteps = 'many'", "[optimiser] steps is 'many'; it must be of type int"),
+        ("[optimiser]\nsteps = 1.5", "steps is 1.5; it must be of type int"),
+        ("[optimiser]\nsteps = true", "steps is True; it must be of type int"),
+        ("[optimiser]\nlearning_rate = true", "learning_rate is True; it must be of type float"),
+        ("[optimiser]\namsgrad = 1", "amsgrad is 1; it must be of type bool"),
+        ("[data]\ntrain = 'folder'", "train is 'folder'; it must be a list of strings"),
+        ("[data]\ntrain = [1]", "train is [1]; it must be a list of strings"),
+        ("[data]\ntokenizer = ['x']", "tokenizer is ['x']; it must be of type str"),
+        ("[network]\nnum_heads = 7", "[network]: network: dim 1024 is not a multiple of num_heads 7"),
+        ("[loss]\nxtr_targets = 'bag'", "loss.xtr_targets is 'bag'; choose from paper, counts"),
+        ("[loss]\ntemperature = 0", "loss.temperature is 0; it must be positive"),
+        ("[loss]\ntemperature = nan", "loss.temperature is nan"),
+        ("[loss]\nxtr_weight = -1", "loss.xtr_weight is -1"),
+        ("[loss]\nxtr_weight = 0\ncontrastive_weight = 0", "both loss weights are 0"),
+        ("[heads]\nxtr = false", "loss.xtr_weight is not 0 but heads.xtr is false"),
+        ("[heads]\nprojection_dim = 0", "heads.projection_dim is 0"),
+        ("[data]\nbatch_size = 0", "data.batch_size is 0"),
+        ("[data]\nbatch_size = 1", "data.batch_size is 1, but the contrastive objective needs"),
+        ("[data]\ngroups = 4000", "data.groups is 4000; it must not exceed batch_size 2048"),
+        ("[data]\nvalidation_pairs = -1", "data.validation_pairs is -1"),
+        ("[optimiser]\nsteps = 0", "optimiser.steps is 0"),
+        ("[optimiser]\nschedule = 'constant'", "optimiser.schedule is 'constant'; choose cosine or linear"),
+        ("[optimiser]\nlearning_rate = inf", "optimiser.learning_rate is inf"),
+        ("[run]\nprecision = 'fp16'", "run.precision is 'fp16'; choose fp32 or bf16"),
+        ("[run]\ntable = 'int4'", "run.table is 'int4'; choose from float32, float16, int8"),
+        ("[run]\nlog_every = 0", "run.log_every is 0"),
+        ("[run]\nseed = -1", "run.seed is -1"),
+        ("[run", "is not TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert named in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_the_file_is_named_when_it_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.toml"):
+        load_training_config(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin\.toml is not TOML"):
+        load_training_config(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "decides"),
+    [
+        ("run", {"output": "elsewhere", "log_every": 7, "checkpoint_every": 3, "name": "x", "table": "int8"}, False),
+        ("data", {"cache": "elsewhere", "train": ("moved",)}, False),
+        ("run", {"seed": 2}, True),
+        ("run", {"precision": "bf16"}, True),
+        ("loss", {"temperature": 0.2}, True),
+        ("network", {"hidden_dropout": 0.2}, True),
+        ("optimiser", {"steps": 5}, True),
+    ],
+)
+def test_which_settings_decide_the_result(table: str, changes: dict[str, Any], decides: bool) -> None:
+    config = TrainingConfig()
+    other = dataclasses.replace(config, **{table: dataclasses.replace(getattr(config, table), **changes)})
+    assert (other.semantic() != config.semantic()) == decides

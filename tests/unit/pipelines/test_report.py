@@ -1,0 +1,77 @@
+"""The funnel as rows, as text, and as JSON."""
+
+import json
+from pathlib import Path
+
+import pipeline_kit as kit
+import pytest
+
+from emsmine.errors import InputError
+from emsmine.pipelines.report import FunnelRow, format_funnel, funnel
+from emsmine.pipelines.store import Store
+
+
+def test_every_row_of_a_run_adds_up_and_steps_join(finished: Path) -> None:
+    rows = funnel(Store(finished))
+    assert all(row.adds_up for row in rows)
+    by_step: dict[str, list[FunnelRow]] = {}
+    for row in rows:
+        by_step.setdefault(row.step, []).append(row)
+    assert [row.group for row in by_step["langid.distinct"]] == ["deu_Latn", "eng_Latn", "fra_Latn", "spa_Latn"]
+    assert [row.group for row in by_step["export.export"]] == ["deu_Latn-eng_Latn", "fra_Latn-spa_Latn"]
+    # What a step passes on is what the next one takes in.
+    chain = ["ingest.read", "dedup.apply"]
+    assert by_step[chain[0]][0].rows_out == by_step[chain[1]][0].rows_in
+    for before, after in (
+        ("langid.split", "langid.distinct"),
+        ("langid.distinct", "encode.encode"),
+        ("select.select", "filter.filter"),
+        ("filter.filter", "export.export"),
+    ):
+        assert sum(row.rows_out for row in by_step[before]) == sum(row.rows_in for row in by_step[after])
+
+
+def test_funnel_counts_the_planted_noise(finished: Path) -> None:
+    rows = {(row.step, row.group): row for row in funnel(Store(finished))}
+    # 16 pages in the WARC's and the feed's four languages, a repeating page, a copy, a broken line.
+    assert rows["ingest.read", ""] == FunnelRow("ingest.read", "", 19, 18, {"invalid_json": 1})
+    assert rows["dedup.apply", ""] == FunnelRow("dedup.apply", "", 18, 17, {"duplicate_exact": 1})
+    assert rows["langid.distinct", "eng_Latn"].dropped == {"duplicate_sentence": 3}
+    assert rows["langid.distinct", "eng_Latn"].rows_out == kit.NUM_PARALLEL
+
+
+def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no finished stage") as caught:
+        funnel(Store(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_format_is_aligned_and_sorted_by_frequency() -> None:
+    rows = [
+        FunnelRow("ingest.read", "", 1234567, 1234000, {"a_rare": 67, "often": 500}),
+        FunnelRow("export.export", "fra_Latn-spa_Latn", 10, 10),
+    ]
+    lines = format_funnel(rows).split("\n")
+    assert [line.split() for line in lines] == [
+        ["step", "in", "out", "dropped"],
+        ["ingest", "records", "→", "documents", "1,234,567", "1,234,000", "567"],
+        ["often", "500"],
+        ["a_rare", "67"],
+        ["export", "→", "exported", "pairs", "es-fr", "10", "10", "0"],
+        ["every", "row", "is", "accounted", "for"],
+    ]
+    # Numbers end in one column each, below their heading.
+    assert {len(line) for line in lines[:-1]} == {len(lines[0])}
+    assert lines[0].index("in") + 2 == lines[1].index("1,234,567") + 9
+
+
+def test_format_shouts_when_rows_are_missing() -> None:
+    text = format_funnel([FunnelRow("ingest.read", "", 10, 8, {"bad": 1})])
+    assert text.split("\n")[-1].startswith("ROWS ARE MISSING")
+
+
+def test_json_says_the_same(finished: Path) -> None:
+    printed = kit.emsmine("report", finished, "--json")
+    assert printed.code == 0
+    expected = [{**vars(row), "adds_up": True} for row in funnel(Store(finished))]
+    assert json.loads(printed.out) == expected
