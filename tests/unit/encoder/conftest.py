@@ -14,3 +14,11 @@ def spm_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import encoder_tiny
 
     return encoder_tiny.train_tiny_tokenizer(tmp_path_factory.mktemp("spm") / "tiny.model")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of tiny pair files; tests that change them make their own."""
+    import encoder_tiny
+
+    return encoder_tiny.write_pairs(tmp_path_factory.mktemp("pairs"))

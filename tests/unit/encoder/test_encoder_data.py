@@ -239,7 +239,7 @@ def sampler(*sizes: int, **settings: float) -> PairSampler:
 
 def drawn(batch: Batch) -> list[int]:
     """Return the first source token of every pair, which names it."""
-    return batch.source.ids.tolist()
+    return [int(token) for token in batch.source.ids]
 
 
 def test_a_batch_keeps_pairs_and_corpora_together() -> None:
@@ -296,7 +296,7 @@ def test_a_state_of_other_corpora_is_refused() -> None:
 def test_corpora_are_drawn_in_proportion_to_a_power_of_their_size(exponent: float, groups: int) -> None:
     sizes = (1600, 400, 100)
     source = sampler(*sizes, exponent=exponent, groups=groups, batch_size=16)
-    counts = sum(np.bincount(source.draw().corpus, minlength=3) for _ in range(400))
+    counts = np.sum([np.bincount(source.draw().corpus, minlength=3) for _ in range(400)], axis=0)
     weights = np.array(sizes, dtype=float) ** exponent
     independent = 400 * (groups or 16)  # a group is one draw of several pairs
     observed = counts / counts.sum() * independent

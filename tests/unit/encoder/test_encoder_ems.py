@@ -137,6 +137,6 @@ def test_unit_rows_leaves_zero_rows() -> None:
 
 
 def test_missing_sentence_transformers_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'emsmine\[sbert\]'"):
         SentenceTransformersEncoder("any")

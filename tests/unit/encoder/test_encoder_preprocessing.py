@@ -53,7 +53,7 @@ def test_jieba_splits_chinese(lang: str) -> None:
     ("module", "lang"), [("sacremoses", "deu_Latn"), ("jieba", "zho_Hans"), ("rhoknp", "jpn_Jpan")]
 )
 def test_a_missing_word_splitter_is_named(monkeypatch: pytest.MonkeyPatch, module: str, lang: str) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=f"pip install {module}") as caught:
         preprocess(["x"], lang, "ems")
     assert lang in str(caught.value)

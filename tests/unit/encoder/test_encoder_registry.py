@@ -61,7 +61,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_shipped_model(
 
 
 def test_sentence_transformers_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'emsmine\[sbert\]'"):
         load_encoder("sentence-transformers:any")
 

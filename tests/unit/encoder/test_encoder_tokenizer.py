@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from encoder_tiny import VOCAB, sentences, train_tiny_tokenizer
 
-from emsmine.encoder import tokenizer as module
 from emsmine.encoder.tokenizer import (
     PAD_ID,
     UNK_ID,
@@ -117,7 +117,7 @@ def test_an_interrupted_training_leaves_no_model(tmp_path: Path, monkeypatch: py
         Path(f"{settings['model_prefix']}.model").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.sentencepiece.SentencePieceTrainer, "Train", killed)
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "Train", killed)
     with pytest.raises(KeyboardInterrupt):
         train_tiny_tokenizer(tmp_path / "x.model")
     assert not (tmp_path / "x.model").exists()
