@@ -133,13 +133,13 @@ def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
                 f"model: {folder / file} is damaged: sha256 {found[:12]}… instead of {expected[:12]}…; "
                 "copy the model again"
             )
-    network = Network(NetworkConfig.from_mapping(config["network"], str(folder / CONFIG)))
+    network = Network(NetworkConfig.from_mapping(config["network"], str(folder / CONFIG)), blank_table=True)
     try:
         state = load_file(folder / WEIGHTS)
         if config["table"] == "int8":
             scale = state.pop(_TABLE_KEY + ".scale")
             state[_TABLE_KEY] = state[_TABLE_KEY].float().mul_(scale[:, None])
-        network.load_state_dict({key: value.float() for key, value in state.items()})
+        network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     except (RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: {folder / WEIGHTS} does not fit its configuration: {error}") from error
     return network.eval(), config

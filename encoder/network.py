@@ -24,9 +24,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Embedding(nn.Module):
     """Token vectors plus learned positions, LayerNorm, dropout."""
 
-    def __init__(self, config: NetworkConfig, *, sparse: bool) -> None:
+    def __init__(self, config: NetworkConfig, *, sparse: bool, blank_table: bool) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.dim, padding_idx=0, sparse=sparse)
+        self.tokens: nn.Embedding
+        if blank_table:
+            table = torch.empty(config.vocab_size, config.dim)
+            self.tokens = nn.Embedding(config.vocab_size, config.dim, padding_idx=0, sparse=sparse, _weight=table)
+        else:
+            self.tokens = nn.Embedding(config.vocab_size, config.dim, padding_idx=0, sparse=sparse)
         # Index 0 is padding, so positions run from 1 to max_tokens.
         self.positions = (
             nn.Embedding(config.max_tokens + 1, config.dim, padding_idx=0) if config.positions == "learned" else None
@@ -90,16 +95,18 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """Sentences, as packed token ids, to sentence vectors."""
 
-    def __init__(self, config: NetworkConfig, *, sparse: bool = False) -> None:
+    def __init__(self, config: NetworkConfig, *, sparse: bool = False, blank_table: bool = False) -> None:
         """Build with random weights.
 
         Args:
             config: the shape.
             sparse: make gradients of the token table sparse (for tables that are far larger than a batch).
+            blank_table: leave the token table without values, for weights that are about to be loaded: random numbers
+                for it would double the time and memory of loading.
         """
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config, sparse=sparse)
+        self.embedding = Embedding(config, sparse=sparse, blank_table=blank_table)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
 
     def forward(self, ids_T: Tensor, offsets: Tensor) -> Tensor:
@@ -115,7 +122,10 @@ class Network(nn.Module):
         if self._is_plain_mean():
             # The same mean without writing the [T, D] matrix.
             table = self.embedding.tokens
-            return functional.embedding_bag(ids_T, table.weight, offsets[:-1], mode="mean", sparse=table.sparse)
+            pooled: Tensor = functional.embedding_bag(
+                ids_T, table.weight, offsets[:-1], mode="mean", sparse=table.sparse
+            )
+            return pooled
         if ids_T.numel() == 0:
             return self.embedding.tokens.weight.new_zeros((len(lengths), self.config.dim))
         # Stable, so that the summation order of a sentence does not depend on its neighbours.
@@ -127,9 +137,9 @@ class Network(nn.Module):
         groups = [(int(n), int(length)) for length, n in zip(values.tolist(), counts.tolist(), strict=True) if length]
         for layer in self.layers:
             hidden = layer(hidden, groups)
-        pooled = [chunk.mean(dim=1) for chunk in _by_length(hidden, groups)]
+        means = [chunk.mean(dim=1) for chunk in _by_length(hidden, groups)]
         num_empty = int((sorted_lengths == 0).sum())
-        sorted_vectors = torch.cat([hidden.new_zeros((num_empty, hidden.shape[1])), *pooled])
+        sorted_vectors = torch.cat([hidden.new_zeros((num_empty, hidden.shape[1])), *means])
         return torch.empty_like(sorted_vectors).index_copy(0, order, sorted_vectors)
 
     def _is_plain_mean(self) -> bool:

@@ -15,7 +15,7 @@ from emsmine.mining.knn import Float32Array, Int64Array, search_both
 from emsmine.mining.retrieve import BoolArray, Candidates, candidates, select
 
 # The order in which a signature lists what moves a score.
-SIGNATURE_KEYS = ("enc", "data", "pair", "margin", "k", "ret", "th", "index")
+SIGNATURE_KEYS = ("enc", "data", "pair", "margin", "k", "ret", "th", "floor", "index")
 
 Float64Array = NDArray[np.float64]
 

@@ -140,7 +140,7 @@ def merge(parts: Sequence[Neighbours]) -> Neighbours:
     rows, ids, cosine = rows[order], ids[order], cosine[order]
     distinct = np.ones(rows.size, dtype=bool)
     distinct[1:] = (rows[1:] != rows[:-1]) | (ids[1:] != ids[:-1])
-    return _top_k(rows[distinct], ids[distinct], cosine[distinct], num_rows, k)
+    return top_k(rows[distinct], ids[distinct], cosine[distinct], num_rows, k)
 
 
 def exact_cosine(left_HD: Float32Array, right_HD: Float32Array) -> Float32Array:
@@ -304,7 +304,7 @@ def _absorb(query: _Side, base: _Side, queries: slice, query_H: NDArray[np.intp]
         cosine_H[part] = exact_cosine(query.vectors[query_H[part]], base.vectors[base_H[part]])
     old = Neighbours(query.best.ids[queries], query.best.cosine[queries])
     old_rows, old_ranks = np.nonzero(old.ids >= 0)
-    merged = _top_k(
+    merged = top_k(
         np.concatenate([old_rows, query_H - queries.start]),
         np.concatenate([old.ids[old_rows, old_ranks], base.ids[base_H]]),
         np.concatenate([old.cosine[old_rows, old_ranks], cosine_H]),
@@ -314,7 +314,7 @@ def _absorb(query: _Side, base: _Side, queries: slice, query_H: NDArray[np.intp]
     query.best.ids[queries], query.best.cosine[queries] = merged.ids, merged.cosine
 
 
-def _top_k(rows_H: NDArray[np.intp], ids_H: Int64Array, cosine_H: Float32Array, num_rows: int, k: int) -> Neighbours:
+def top_k(rows_H: NDArray[np.intp], ids_H: Int64Array, cosine_H: Float32Array, num_rows: int, k: int) -> Neighbours:
     """Keep the k best entries of each row; an id may occur once per row."""
     order = np.lexsort((ids_H, -cosine_H, rows_H))
     rows, ids, cosine = rows_H[order], ids_H[order], cosine_H[order]

@@ -28,7 +28,9 @@ def stage_options(stages: Sequence[str]) -> Callable[[_Function], _Function]:
 
 def _option(stage: str, field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     flag = field.name.replace("_", "-")
-    text = f"{field.metadata['help'].capitalize()}  [{stage}; default: {_show(field.default)}]"
+    text = (
+        f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}  [{stage}; default: {_show(field.default)}]"
+    )
     choices = field.metadata["choices"]
     if isinstance(field.default, bool):
         return click.option(f"--{flag}/--no-{flag}", field.name, default=None, help=text)
@@ -86,8 +88,12 @@ def output_path(value: str) -> Path:
     """Return the path of the run directory.
 
     Raises:
-        ConfigError: a file stands there.
+        ConfigError: a file stands there, or it is a URL.
     """
+    if "://" in value:
+        raise ConfigError(
+            f"--output: {value} is a URL; results must be local (inputs may be remote). Copy them afterwards"
+        )
     path = Path(value)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--output: {path} is a file; name a folder for the results")

@@ -62,6 +62,7 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
     """Return retrieval accuracy by cosine nearest neighbour, both directions, per language and on average."""
     english = languages.resolve("en")
     per_language: dict[str, dict[str, Any]] = {}
+    accuracies: list[tuple[float, float]] = []
     for item in sets:
         source, target = (_lines(path) for path in (item.foreign, item.english))
         if len(source) != len(target):
@@ -71,6 +72,7 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
         hits = tatoeba_accuracy(
             _vectors(encoder, source, item.lang, item.foreign), _vectors(encoder, target, english, item.english)
         )
+        accuracies.append((100 * hits.forward, 100 * hits.backward))
         both = np.concatenate([hits.forward_hits, hits.backward_hits])
         low, high = bootstrap_interval(both)
         # Some sets are of one language to us (kzj and dtp are both Kadazan Dusun).
@@ -82,12 +84,12 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
             "mean": round(50 * (hits.forward + hits.backward), 2),
             "interval_95": [round(100 * low, 2), round(100 * high, 2)],
         }
-    names = ("to_english", "from_english", "mean")
-    means = {name: round(float(np.mean([row[name] for row in per_language.values()])), 2) for name in names}
+    to_english, from_english = np.mean(accuracies, axis=0).tolist()
+    means = {"to_english": to_english, "from_english": from_english, "mean": (to_english + from_english) / 2}
     return {
         "task": "tatoeba",
         "languages": len(per_language),
-        **means,
+        **{name: round(value, 2) for name, value in means.items()},
         "per_language": per_language,
         "signature": signature(enc=encoder.name, data="tatoeba", margin="none", k=1, ret="forward", index="exact"),
     }
@@ -191,6 +193,7 @@ def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSe
             k=k,
             ret=settings.retrieval,
             th=settings.threshold,
+            floor=settings.cosine_floor,
             index="exact",
         ),
     }

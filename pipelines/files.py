@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -206,17 +206,19 @@ def hash_file(path: str | Path) -> tuple[str, int]:
 
     Raises:
         OSError: the file cannot be read.
+        InputError: the target of a URL cannot be read.
+        MissingDependencyError: the driver for a URL is not installed.
     """
     if "://" in str(path):
-        import fsspec  # heavy, and needed for remote files only
+        from emsmine.pipelines.readers.open import open_binary  # only remote files need it
 
-        with fsspec.open(str(path), "rb") as remote:
+        with open_binary(str(path)) as remote:
             return _hash_stream(remote)
     with open(path, "rb") as local:
         return _hash_stream(local)
 
 
-def _hash_stream(stream: io.BufferedIOBase) -> tuple[str, int]:
+def _hash_stream(stream: io.BufferedIOBase | BinaryIO) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     while block := stream.read(_BUFFER_BYTES):
         digest.update(block)

@@ -147,9 +147,9 @@ def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
     if surplus:
         shown = ", ".join(surplus[:_SHOWN_FAILURES])
         raise StaleOutputError(
-            f"{step.stage}.{step.name}: {store.root} holds {len(surplus)} results that these inputs and pairs do not ask "
-            f"for ({shown}). Give all inputs and pairs of the earlier run, rerun with --redo {step.stage} to remove "
-            "them, or choose another output directory"
+            f"{step.stage}.{step.name}: {store.root} holds {len(surplus)} results that these inputs and pairs do not "
+            f"ask for ({shown}). Give all inputs and pairs of the earlier run, rerun with --redo {step.stage} to "
+            "remove them, or choose another output directory"
         )
 
 

@@ -67,7 +67,7 @@ class EncodeSettings:
 class IndexSettings:
     """How neighbours are searched."""
 
-    engine: str = setting("exact", "search engine", choices=("exact",))
+    engine: str = setting("exact", "search engine", choices=("exact", "faiss-flat"))
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class SelectSettings:
 class FilterSettings:
     """From candidate pairs to kept pairs."""
 
-    max_length_ratio: float = setting(2.5, "largest ratio of lengths, corrected for the languages", low=1)
+    max_length_ratio: float = setting(2.0, "largest ratio of lengths, corrected for the languages", low=1)
     min_letters: int = setting(2, "fewest letters a side", low=0)
     max_pair_chars: int = setting(1000, "most characters a side", low=1)
     max_similarity: float = setting(0.85, "largest character similarity of the two sides", low=0)
-    min_lid_support: float = setting(0.1, "lowest support for the expected language of either side", low=0)
+    min_lid_support: float = setting(0.05, "lowest support for the expected language of either side", low=0)
     min_digit_agreement: float = setting(0.3, "lowest agreement of the numbers of both sides", low=0)
     min_letter_share: float = setting(0.4, "lowest share of letters among the visible characters", low=0)
     rules_off: tuple[str, ...] = setting((), "rules to leave out, by name")
@@ -226,6 +226,12 @@ def build_settings(
             raise ConfigError(f"config: [{stage}] must be a table, got {type(table).__name__}")
         values = {**table, **overrides.get(stage, {})}
         stages[stage] = kind(**{name: check_setting(stage, name, value) for name, value in values.items()})
+    chosen = {**base.get("select", {}), **overrides.get("select", {})}
+    if stages["select"].margin != "ratio" and "threshold" not in chosen:
+        raise ConfigError(
+            f"config: select.margin {stages['select'].margin} needs a select.threshold of its own (--threshold): the "
+            f"default {SelectSettings.threshold} is for ratio margins"
+        )
     for key in ("inputs", "pairs"):
         value = base.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

@@ -93,7 +93,7 @@ def run_cluster(task: TaskContext) -> None:
 
 def _text_by_row(task: TaskContext, wanted: npt.NDArray[np.int64]) -> Callable[[int], str]:
     """Return a function that fetches the text of the document in row i of `wanted`; reads one shard at a time."""
-    documents = [ref for ref in task.spec.inputs if ref.path.startswith("documents/")]
+    documents = {int(_shard(ref)): ref for ref in task.spec.inputs if ref.path.startswith("documents/")}
     loaded: dict[int, tuple[npt.NDArray[np.int64], pa.Table]] = {}
 
     def fetch(row: int) -> str:

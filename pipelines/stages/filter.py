@@ -1,18 +1,18 @@
 """filter: candidate pairs → kept pairs with texts, scores and the provenance of both sides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining.langid import Prediction
 from emsmine.mining.rules import PairView, Rule, RulesConfig, apply, default_rules
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import pairs_schema
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, pair_folder
+from emsmine.pipelines.stages.langid import identifier_for
 from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 8192
@@ -32,7 +32,12 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
         ]
         selected = store.outputs("select", "select", f"selected/{pair_folder(pair)}")
         inputs = (*selected, *texts, *documents)
-        specs.append(step.spec(context.settings.params("filter"), inputs, f"{pair_folder(pair)}/00000"))
+        params = {
+            **context.settings.params("filter"),
+            "identifier": context.settings.langid.identifier,
+            "libraries": library_versions("py3langid"),
+        }
+        specs.append(step.spec(params, inputs, f"{pair_folder(pair)}/00000"))
     return specs
 
 
@@ -72,7 +77,7 @@ def run(task: TaskContext) -> None:
     writer = task.writer(f"pairs/{pair}", schema, counted=True)
     for start in range(0, selected.num_rows, _BATCH):
         rows = range(start, min(start + _BATCH, selected.num_rows))
-        results = apply(rules, (_view(sides, langs, row) for row in rows))
+        results = apply(rules, _views(sides, langs, rows, spec.param("identifier", str)))
         kept = []
         for row, (scores, refused) in zip(rows, results, strict=True):
             task.count_in()
@@ -91,10 +96,16 @@ def run(task: TaskContext) -> None:
 _SIDE_COLUMNS = ("text", "sentence_id", "url", "date", "doc_id", "position", "lid_score", "mt_hints")
 
 
-def _view(sides: list[dict[str, list[Any]]], langs: list[str], row: int) -> PairView:
-    source, target = (str(side["text"][row]) for side in sides)
-    lids = [Prediction(lang, float(str(side["lid_score"][row]))) for side, lang in zip(sides, langs, strict=True)]
-    return PairView(source, target, langs[0], langs[1], lids[0], lids[1])
+def _views(sides: list[dict[str, list[Any]]], langs: list[str], rows: range, identifier: str) -> Iterator[PairView]:
+    """Show the rules each pair, with what the identifier says of either sentence by itself.
+
+    A sentence may be in its language because its document is; here it is judged alone once more.
+    """
+    known = identifier_for(identifier, tuple(langs))
+    texts = [[str(side["text"][row]) for row in rows] for side in sides]
+    predictions = [known.identify(side) for side in texts]
+    for (source, target), lids in zip(zip(*texts, strict=True), zip(*predictions, strict=True), strict=True):
+        yield PairView(source, target, langs[0], langs[1], *lids)
 
 
 def _side(task: TaskContext, lang: str, ids: npt.NDArray[np.int64]) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
 """ingest: input files → documents, one task per file."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,28 +20,31 @@ _BATCH = 512
 _FILE_SHIFT = 40
 
 
-def expand_inputs(inputs: tuple[str, ...]) -> list[str]:
+def expand_inputs(inputs: tuple[str, ...]) -> dict[str, bool]:
     """Replace folders by the files below them, sorted, and check that every local input exists.
+
+    Returns:
+        The files in order; True for one that was named itself, False for one that was found in a folder.
 
     Raises:
         InputError: an input does not exist, a folder is empty, or nothing is given.
     """
-    files: list[str] = []
+    files: dict[str, bool] = {}
     for path in inputs:
         if "://" in path:
-            files.append(path)
+            files[path] = True
         elif Path(path).is_dir():
             found = sorted(str(p) for p in Path(path).rglob("*") if p.is_file() and not p.name.startswith("."))
             if not found:
                 raise InputError(f"ingest: folder {path} holds no files; give a crawl file or a folder of them")
-            files += found
+            files |= {file: files.get(file, False) for file in found}
         elif Path(path).is_file():
-            files.append(path)
+            files[path] = True
         else:
             raise InputError(f"ingest: {path} does not exist; give WARC, WET, JSONL, Parquet or text files")
     if not files:
         raise InputError("ingest: no input; name at least one file: emsmine run INPUT… --pairs de-en --output DIR")
-    return list(dict.fromkeys(files))
+    return files
 
 
 def check(settings: Settings, runtime: Runtime) -> None:
@@ -52,10 +56,10 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
     """One task per input file, numbered in the order given."""
     specs = []
     libraries = library_versions("resiliparse")
-    for number, path in enumerate(expand_inputs(context.settings.inputs)):
+    for number, (path, named) in enumerate(expand_inputs(context.settings.inputs).items()):
         absolute = path if "://" in path else os.path.abspath(path)
         ref = FileRef(absolute, hash_file(absolute)[0], 0)
-        params = {**context.settings.params("ingest"), "file_number": number, "libraries": libraries}
+        params = {**context.settings.params("ingest"), "file_number": number, "named": named, "libraries": libraries}
         specs.append(step.spec(params, (ref,), shard_name(number)))
     return specs
 
@@ -69,14 +73,7 @@ def run(task: TaskContext) -> None:
     rows: list[tuple[object, ...]] = []
     # Names only: an absolute path in the data would say more about the machine than about the text.
     source_file = sanitise(path if "://" in path else os.path.basename(path))
-    for number, item in enumerate(
-        read_records(
-            path,
-            format=spec.param("format", str),
-            text_field=spec.param("text_field", str),
-            url_field=spec.param("url_field", str),
-        )
-    ):
+    for number, item in enumerate(_items(spec, path)):
         task.count_in()
         if isinstance(item, Problem):
             task.drop(item.reason, id=f"{source_file}:{item.offset}", sample=item.sample or item.detail)
@@ -91,6 +88,21 @@ def run(task: TaskContext) -> None:
             writer.write(_table(rows))
             rows = []
     writer.write(_table(rows))
+
+
+def _items(spec: TaskSpec, path: str) -> Iterator[Record | Problem]:
+    """Read a file; one that a folder happened to hold and that is no crawl file is one problem, not the end."""
+    try:
+        yield from read_records(
+            path,
+            format=spec.param("format", str),
+            text_field=spec.param("text_field", str),
+            url_field=spec.param("url_field", str),
+        )
+    except InputError as error:
+        if spec.param("named", bool):
+            raise
+        yield Problem("unusable_file", 0, sample=os.path.basename(path), detail=str(error))
 
 
 def _clean(text: str) -> str:

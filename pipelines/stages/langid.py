@@ -48,7 +48,8 @@ class Segment:
 
 
 @functools.lru_cache(maxsize=4)
-def _identifier(name: str, wanted: tuple[str, ...]) -> LanguageIdentifier:
+def identifier_for(name: str, wanted: tuple[str, ...]) -> LanguageIdentifier:
+    """Load an identifier of the languages of EMS and those wanted; once per process."""
     # Serbian in Latin script is listed beside EMS's: it would otherwise pass for Croatian or for nothing.
     known = {languages.resolve(code) for code in (*languages.EMS_CODES, "sr-Latn")}
     return load_identifier(name, languages={*known, *wanted})
@@ -56,7 +57,7 @@ def _identifier(name: str, wanted: tuple[str, ...]) -> LanguageIdentifier:
 
 def check(settings: Settings, runtime: Runtime) -> None:
     """Refuse an unknown identifier, or languages that it does not know, before hours of work."""
-    _identifier(settings.langid.identifier, settings.languages)
+    identifier_for(settings.langid.identifier, settings.languages)
 
 
 def plan_split(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -74,7 +75,7 @@ def run_split(task: TaskContext) -> None:
     """Write the sentences of each wanted language, sorted by hash; count all others as dropped."""
     wanted = [str(lang) for lang in task.spec.param("languages", list)]
     segments: dict[str, list[Segment]] = {lang: [] for lang in wanted}
-    identifier = _identifier(task.spec.param("identifier", str), tuple(wanted))
+    identifier = identifier_for(task.spec.param("identifier", str), tuple(wanted))
     for batch in task.batches(task.spec.inputs[0], ["doc_id", "text"], _BATCH):
         for segment in _segments(batch["doc_id"].to_pylist(), batch["text"].to_pylist(), identifier):
             task.count_in()

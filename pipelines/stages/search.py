@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from emsmine.mining.faiss_search import search_both_flat
 from emsmine.mining.knn import Neighbours, merge, search_both
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import neighbours_schema, read_embeddings
@@ -26,7 +27,7 @@ def plan_tile(step: Step, context: PlanContext) -> list[TaskSpec]:
         for i, left in enumerate(context.store.outputs("encode", "encode", f"embeddings/{source}")):
             for j, right in enumerate(context.store.outputs("encode", "encode", f"embeddings/{target}")):
                 partition = f"{pair_folder((source, target))}/{shard_name(i)}-{shard_name(j)}"
-                params = context.settings.params("search")
+                params = {**context.settings.params("search"), **context.settings.params("index", "engine")}
                 specs.append(step.spec(params, (left, right, *indexes), partition))
     return specs
 
@@ -41,7 +42,8 @@ def run_tile(task: TaskContext) -> None:
     tables = [task.read(ref, ["sentence_id", "embedding"]) for ref in task.spec.inputs[:2]]
     ids = [table["sentence_id"].to_numpy() for table in tables]
     source, target = (read_embeddings(table) for table in tables)
-    found = search_both(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
+    search = search_both_flat if task.spec.param("engine", str) == "faiss-flat" else search_both
+    found = search(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
     pair, tile = task.spec.partition.split("/")
     for direction, rows, neighbours in zip(DIRECTIONS, ids, found, strict=True):
         task.count_in(len(rows))
