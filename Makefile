@@ -30,8 +30,9 @@ demo: setup  ## mine the small crawl in examples/ with the shipped model
 	@echo; echo "The ten best pairs of $(DEMO)/export/de-en.tsv:"; head -n 10 $(DEMO)/export/de-en.tsv
 	@echo; echo "Results: $(DEMO)/export/   Funnel again: $(BIN)/emsmine report $(DEMO)   Dropped rows: $(DEMO)/rejects/"
 
+# One thread each: the tests are small, and threads of several libraries would fight over few cores.
 test: setup  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: lint types  ## format, lint and types
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.pipelines.cli import run_cli
 from emsmine.pipelines.run import RunOptions, run_stages
 from emsmine.pipelines.settings import Settings
@@ -226,9 +228,7 @@ def emsmine(*args: object, stdin: bytes = b"") -> Result:
     return Result(code, *texts)
 
 
-def run(
-    inputs: Sequence[Path], output: Path, *more: object, pairs: Sequence[str] = PAIRS, workers: int = 1
-) -> Result:
+def run(inputs: Sequence[Path], output: Path, *more: object, pairs: Sequence[str] = PAIRS, workers: int = 1) -> Result:
     """Call `emsmine run` with a threshold that does not hang on the quality of the shipped model."""
     return emsmine("run", *inputs, "-p", ",".join(pairs), "-o", output, "-j", workers, "--threshold", "1.0", *more)
 
@@ -274,3 +274,19 @@ def dropped(root: Path, stage: str, step: str) -> dict[str, int]:
     for manifest in Store(root).manifests(stage, step):
         counts.update(manifest.dropped)
     return dict(counts)
+
+
+class AngleEncoder:
+    """Turns a text that starts with a number of degrees into that direction in the plane; others have no vector."""
+
+    name = "angles"
+    dim = 2
+
+    def fingerprint(self) -> str:
+        return "angles"
+
+    def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
+        angles = [text.split(" ")[0] for text in sentences]
+        known = [np.deg2rad(float(angle)) if angle.lstrip("-").isdigit() else np.nan for angle in angles]
+        rows = np.stack([np.cos(known), np.sin(known)], axis=1).astype(np.float32).reshape(-1, 2)
+        return unit_rows(np.nan_to_num(rows))

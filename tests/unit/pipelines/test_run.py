@@ -76,7 +76,14 @@ def test_redo_replaces_a_stage_and_all_later_ones_only(copied: Path, crawl: list
     after = kit.tree(copied)
     changed = {name for name in before if before[name] != after.get(name)}
     assert changed
-    assert {name.split("/")[0] for name in changed} <= {"config.toml", "export", "manifests", "pairs", "rejects", "selected"}
+    assert {name.split("/")[0] for name in changed} <= {
+        "config.toml",
+        "export",
+        "manifests",
+        "pairs",
+        "rejects",
+        "selected",
+    }
     assert all(row["margin"] >= 1.2 for row in kit.rows(copied, "selected"))
     assert len(kit.rows(copied, "selected")) < 2 * kit.NUM_PARALLEL
     assert read_config(copied / CONFIG_NAME)["select"]["threshold"] == 1.2
@@ -172,7 +179,12 @@ def test_a_stage_before_its_turn_names_the_one_that_is_missing(tmp_path: Path) -
         (Settings(pairs=PAIR, encode=EncodeSettings("abc:x")), Runtime(), ConfigError, ["'abc'", "ems"]),
         (Settings(pairs=PAIR, langid=LangidSettings("cld9")), Runtime(), ConfigError, ["'cld9'", "py3langid"]),
         (Settings(pairs=(("deu_Latn", "dtp_Latn"),)), Runtime(), ConfigError, ["dtp_Latn"]),
-        (Settings(pairs=PAIR, filter=FilterSettings(rules_off=("nope",))), Runtime(), ConfigError, ["nope", "identical"]),
+        (
+            Settings(pairs=PAIR, filter=FilterSettings(rules_off=("nope",))),
+            Runtime(),
+            ConfigError,
+            ["nope", "identical"],
+        ),
         (Settings(pairs=PAIR), Runtime(device="tpu9"), ConfigError, ["'tpu9'", "cpu"]),
     ],
 )
@@ -180,7 +192,9 @@ def test_settings_that_would_fail_late_fail_before_anything_runs(
     tmp_path: Path, crawl: list[Path], settings: Settings, runtime: Runtime, error: type[Exception], words: list[str]
 ) -> None:
     with pytest.raises(error) as caught:
-        run_stages(tmp_path / "run", replace(settings, inputs=(str(crawl[0]),)), STAGE_NAMES, RunOptions(runtime=runtime))
+        run_stages(
+            tmp_path / "run", replace(settings, inputs=(str(crawl[0]),)), STAGE_NAMES, RunOptions(runtime=runtime)
+        )
     for word in words:
         assert word in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ from emsmine.pipelines import schemas
 
 def vectors(num_rows: int, dim: int = 6) -> np.ndarray:
     raw = np.random.default_rng(3).normal(size=(num_rows, dim)).astype(np.float32)
-    return raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    rows: np.ndarray = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    return rows
 
 
 def table(rows: np.ndarray) -> pa.Table:

@@ -75,7 +75,9 @@ def test_pairs_are_canonical_and_sorted(words: tuple[str, ...]) -> None:
     assert parse_pairs(words) == (("deu_Latn", "eng_Latn"), ("fra_Latn", "spa_Latn"))
 
 
-@pytest.mark.parametrize(("word", "near"), [("de-xx", "'xx'"), ("de-de", "de"), ("de", "'de'"), ("de-en-fr", "3 codes")])
+@pytest.mark.parametrize(
+    ("word", "near"), [("de-xx", "'xx'"), ("de-de", "de"), ("de", "'de'"), ("de-en-fr", "3 codes")]
+)
 def test_wrong_pair_is_refused(word: str, near: str) -> None:
     with pytest.raises(LanguageError) as caught:
         parse_pairs([word])

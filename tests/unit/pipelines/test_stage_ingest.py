@@ -46,7 +46,9 @@ def test_text_is_clean_line_by_line(tmp_path: Path) -> None:
 
 
 BAD_FILES = {
-    "cut.warc.gz": (b"".join(kit.warc_record(f"https://w.example/{n}", "Some text on a page.") for n in range(3))[:-40]),
+    "cut.warc.gz": (
+        b"".join(kit.warc_record(f"https://w.example/{n}", "Some text on a page.") for n in range(3))[:-40]
+    ),
     "cut.jsonl.gz": gzip.compress(GOOD * 400, mtime=0)[:-30],
     "cut.warc": gzip.decompress(kit.warc_record("https://w.example/", "Some text on a page."))[:-60],
     "latin.jsonl": b'{"text": "caf\xe9"}\n',

@@ -1,0 +1,121 @@
+"""Two lists of sentences: reading, cleaning, mining."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from pipeline_kit import AngleEncoder
+
+from emsmine.errors import ConfigError, InputError
+from emsmine.pipelines.mine import collect, encode_usable, mine_files, read_lines, write_tsv
+from emsmine.pipelines.settings import SelectSettings
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes("one\u2028still one\x0b\r\ntwo\n\nlast".encode())
+    assert list(read_lines(str(path))) == ["one\u2028still one\x0b".encode(), b"two", b"", b"last"]
+
+
+LINES = [f"line {n}".encode() for n in range(5000)]
+TEXT = b"\n".join(LINES)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_compression_is_seen_through(tmp_path: Path, end: bytes) -> None:
+    frames = zstandard.compress(TEXT[:7777]) + zstandard.compress(TEXT[7777:] + end)
+    members = gzip.compress(TEXT[:7777]) + gzip.compress(TEXT[7777:] + end)
+    for name, content in (("a.gz", members), ("a.zst", frames), ("a", TEXT + end)):
+        (tmp_path / name).write_bytes(content)
+        assert list(read_lines(str(tmp_path / name))) == LINES
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.zst"])
+def test_damaged_compression_is_an_error_not_a_shorter_list(tmp_path: Path, name: str) -> None:
+    packed = gzip.compress(TEXT) if name == "a.gz" else zstandard.compress(TEXT)
+    for content in (packed[:-5], packed[: len(packed) // 2], packed[:20], b"not packed at all"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="damaged or cut short") as caught:
+            list(read_lines(str(tmp_path / name)))
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "no"):
+        with pytest.raises(InputError):
+            list(read_lines(str(path)))
+
+
+def test_collect_counts_what_it_leaves_out() -> None:
+    side = collect([b"Eins.", b"", "zwei\u00a0x", b"caf\xe9", b"EINS!", b" \xe2\x80\x8b ", b"x" * 11], "deu_Latn", 10)
+    assert side.texts == ["Eins.", "zwei x"]
+    assert side.places == [0, -1, 1, -1, 0, -1, -1]
+    assert side.dropped == {"empty": 2, "invalid_utf8": 1, "duplicate": 1, "too_long": 1}
+
+
+def test_sentences_without_a_vector_are_left_out() -> None:
+    vectors, usable = encode_usable(AngleEncoder(), collect(["x", "90", "y", "0"], "deu_Latn", 10))
+    assert usable.tolist() == [1, 3]
+    np.testing.assert_allclose(vectors, [[0, 1], [1, 0]], atol=1e-6)
+
+
+def mine(
+    tmp_path: Path, source: list[str], target: list[str], **settings: object
+) -> tuple[list[tuple[float, str, str]], dict[str, int]]:
+    for name, lines in (("s", source), ("t", target)):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    chosen = SelectSettings(**{"margin": "absolute", "threshold": 0.9, "cosine_floor": -1.0, **settings})  # type: ignore[arg-type]
+    mined = mine_files(
+        str(tmp_path / "s"),
+        str(tmp_path / "t"),
+        ("deu_Latn", "eng_Latn"),
+        AngleEncoder(),
+        k=4,
+        settings=chosen,
+        max_chars=99,
+    )
+    return mined.pairs, mined.counts
+
+
+def test_pairs_by_hand(tmp_path: Path) -> None:
+    pairs, counts = mine(tmp_path, ["0 a", "90 b", "nothing", "0 a"], ["100 y", "10 x", "200 z", ""])
+    # cos 10° for both pairs: equal margins are ordered by the place in the source.
+    assert [(source, target) for _, source, target in pairs] == [("0 a", "10 x"), ("90 b", "100 y")]
+    assert [margin for margin, _, _ in pairs] == pytest.approx([np.cos(np.deg2rad(10))] * 2, abs=1e-6)
+    assert counts == {
+        "source.sentences": 3,
+        "source.duplicate": 1,
+        "target.sentences": 3,
+        "target.empty": 1,
+        "source.no_vector": 1,
+        "candidates": 6,
+        "pairs": 2,
+    }
+
+
+def test_threshold_floor_and_retrieval_reach_the_choice(tmp_path: Path) -> None:
+    sides = ["0 a", "20 b"], ["1 x"]
+    assert len(mine(tmp_path, *sides)[0]) == 1
+    assert len(mine(tmp_path, *sides, retrieval="forward")[0]) == 2
+    assert len(mine(tmp_path, *sides, retrieval="forward", threshold=0.99)[0]) == 1
+    assert len(mine(tmp_path, *sides, retrieval="forward", cosine_floor=0.99)[0]) == 1
+
+
+def test_a_side_without_sentences_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"target .* has no usable sentence .*'empty': 2"):
+        mine(tmp_path, ["0"], ["", " "])
+
+
+def test_nothing_but_sentences_without_vectors_gives_no_pair(tmp_path: Path) -> None:
+    pairs, counts = mine(tmp_path, ["x"], ["0"])
+    assert pairs == []
+    assert counts["source.no_vector"] == 1
+
+
+def test_tsv_is_written_whole_and_into_folders_that_exist(tmp_path: Path) -> None:
+    write_tsv([(1.25, "ä", "b"), (1.0, "c", "d")], str(tmp_path / "out.tsv"))
+    assert (tmp_path / "out.tsv").read_bytes() == "1.250000\tä\tb\n1.000000\tc\td\n".encode()
+    with pytest.raises(ConfigError, match="does not exist; create it"):
+        write_tsv([], str(tmp_path / "no" / "out.tsv"))
