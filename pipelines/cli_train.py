@@ -1,6 +1,7 @@
 """The commands `train` and `convert`."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -15,23 +16,38 @@ logger = logging.getLogger(__name__)
 @click.option("--steps", type=click.IntRange(min=1), help="Stop, with a checkpoint, at this step.")
 @device_option
 def train(config: str, steps: int | None, device: str) -> None:
-    """Train an EMS encoder, or continue where an earlier call stopped. Prints the model directory."""
+    """Train an EMS encoder, or continue where an earlier call stopped. Prints the model directory.
+
+    On several GPUs: torchrun --nproc-per-node N -m emsmine train CONFIG.toml
+    """
+    from emsmine.encoder.parallel import launched
     from emsmine.encoder.training import train as run_training
     from emsmine.encoder.training_config import load_training_config
+    from emsmine.pipelines.lock import run_lock
 
     settings = load_training_config(Path(config))
+    rank, _ = launched()
+    if rank:
+        # One process speaks and holds the lock for all that torchrun started.
+        logging.disable(logging.INFO)
 
     def log(row: dict[str, float]) -> None:
         parts = [f"step {row['step']:.0f}/{settings.optimiser.steps}"]
-        parts += [f"{name} {row[name]:.4f}" for name in ("total", "xtr", "contrastive") if name in row]
+        names = ("total", "xtr", "contrastive", "distill", "temperature")
+        parts += [f"{name} {row[name]:.4f}" for name in names if name in row]
         parts.append(f"{row['pairs_per_second']:,.0f} pairs/s")
         remaining = (settings.optimiser.steps - row["step"]) * settings.data.batch_size / row["pairs_per_second"]
         parts.append(f"{remaining / 60:.0f} min left")
         if "validation_accuracy" in row:
             parts.append(f"validation accuracy {100 * row['validation_accuracy']:.2f} %")
+        if "validation_accuracy_ema" in row:
+            parts.append(f"of the average {100 * row['validation_accuracy_ema']:.2f} %")
         logger.info("  ".join(parts))
 
-    click.echo(run_training(settings, device=device, stop_after=steps, on_log=log))
+    with run_lock(settings.run.output, "train") if not rank else nullcontext():
+        folder = run_training(settings, device=device, stop_after=steps, on_log=log)
+    if not rank:
+        click.echo(folder)
 
 
 @click.command("convert")

@@ -19,10 +19,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from emsmine.errors import ConfigError, EmsmineError, TaskFailedError
@@ -67,17 +67,40 @@ def run_guarded(run: RunTask, spec: TaskSpec) -> TaskReport:
 class LocalExecutor:
     """Runs tasks on this machine.
 
+    Within a `with` block the worker processes live from one `map` to the next, as long as it is given the same `run`
+    object: starting Python and its libraries anew for every step would take longer than many a step.
+
     Args:
         workers: number of processes; with 1 the tasks run in the calling process, unprotected from their crashes.
+        environment: variables that worker processes start with, beside those of this process, which win.
 
     Raises:
         ConfigError: `workers` is below 1.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, *, environment: Mapping[str, str] | None = None) -> None:
         if workers < 1:
             raise ConfigError(f"workers must be at least 1, got {workers}")
         self.workers = workers
+        self._environment = dict(environment or {})
+        self._keep = False
+        self._pool: _Pool | None = None
+
+    def __enter__(self) -> "LocalExecutor":
+        self._keep = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keep = False
+        self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.kill()
+            atexit.unregister(self._pool.kill)
+            self._pool = None
 
     def map(self, run: RunTask, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
         """Run tasks and yield their reports as they finish, in no promised order.
@@ -96,31 +119,41 @@ class LocalExecutor:
             for spec in specs:
                 yield run_guarded(run, spec)
             return
-        pool = _Pool(run, min(self.workers, len(specs)))
-        # An uncaught exception keeps this generator alive in its traceback; without this, the interpreter would wait
-        # for idle workers for ever on its way out.
-        atexit.register(pool.kill)
+        if self._pool is None or not self._pool.runs(run):
+            self._close()
+            self._pool = _Pool(run, self.workers, self._environment)
+            # An uncaught exception keeps this generator alive in its traceback; without this, the interpreter would
+            # wait for idle workers for ever on its way out.
+            atexit.register(self._pool.kill)
+        finished = False
         try:
-            yield from pool.map(specs)
+            yield from self._pool.map(specs)
+            finished = True
         finally:
-            pool.kill()
-            atexit.unregister(pool.kill)
+            # Workers that still hold tasks of a map that was left early are of no use to the next.
+            if not (finished and self._keep):
+                self._close()
 
 
 class _Worker:
     """A spawned process, its pipe, and the task that it holds."""
 
-    def __init__(self, run: RunTask) -> None:
+    def __init__(self, run: RunTask, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection: Connection[Any, Any]
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs, run, os.getpid()))
+        # A spawned process can only inherit: set what it shall have, for the moment of its start.
+        added = [name for name in environment if name not in os.environ]
         try:
+            os.environ.update({name: environment[name] for name in added})
             self.process.start()
         except BaseException:
             self.connection.close()
             raise
         finally:
+            for name in added:
+                del os.environ[name]
             # Held by the worker alone, the other end closes when the worker ends.
             theirs.close()
         self.ready = False
@@ -172,17 +205,21 @@ class _Worker:
 class _Pool:
     """A fixed number of workers; one that dies is replaced if work is left."""
 
-    def __init__(self, run: RunTask, size: int) -> None:
+    def __init__(self, run: RunTask, size: int, environment: Mapping[str, str]) -> None:
         self._run = run
         self._size = size
+        self._environment = environment
         self._workers: list[_Worker] = []
+
+    def runs(self, run: RunTask) -> bool:
+        return self._run is run
 
     def map(self, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
         waiting = deque(specs)
         num_left = len(specs)
         while num_left:
             while len(self._workers) < min(self._size, num_left):
-                self._workers.append(_Worker(self._run))
+                self._workers.append(_Worker(self._run, self._environment))
             self._hand_out(waiting)
             # A dead worker's pipe is ready at once, unless a process that its task started still holds it open.
             ready = wait([worker.connection for worker in self._workers], timeout=_LIFE_CHECK_SECONDS)

@@ -10,8 +10,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,9 +72,11 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         store.clean_temporaries()
         _redo(store, options)
         context = PlanContext(store, settings)
-        for name in STAGE_NAMES:
-            if name in stages and not _run_stage(load_stage(name), context, options):
-                return
+        run = functools.partial(execute, store.root, options.runtime)
+        with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
+            for name in STAGE_NAMES:
+                if name in stages and not _run_stage(load_stage(name), context, options, _Workers(pool, run)):
+                    return
         if not options.dry_run:
             _save_settings(context)
 
@@ -100,6 +101,19 @@ def check_settings(settings: Settings, stages: Sequence[str], options: RunOption
             check(settings, options.runtime)
 
 
+@dataclass(frozen=True)
+class _Workers:
+    """Who runs tasks, and the one function that all of them are run with."""
+
+    pool: Executor
+    run: Callable[[TaskSpec], TaskReport]
+
+    def map(self, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
+        # A single task is run here, with all cores: there is nothing to be done beside it.
+        executor = self.pool if len(specs) > 1 else LocalExecutor(1)
+        return executor.map(self.run, specs)
+
+
 def _save_settings(context: PlanContext) -> None:
     """Save the settings beside the results that they made: not before it is sure that none there are of others."""
     path, content = context.store.root / CONFIG_NAME, to_toml(context.settings).encode("utf-8")
@@ -116,7 +130,7 @@ def _redo(store: Store, options: RunOptions) -> None:
             store.remove_step(name, step.name)
 
 
-def _run_stage(stage: Stage, context: PlanContext, options: RunOptions) -> bool:
+def _run_stage(stage: Stage, context: PlanContext, options: RunOptions, workers: _Workers) -> bool:
     """Run the steps of a stage; False where a dry run met work, because what follows cannot be planned without it."""
     for step in stage.steps:
         specs = step.plan(step, context)
@@ -130,7 +144,7 @@ def _run_stage(stage: Stage, context: PlanContext, options: RunOptions) -> bool:
             continue
         if pending:
             _save_settings(context)
-        _run_step(step, specs, pending, context, options)
+        _run_step(step, specs, pending, context, workers)
     return True
 
 
@@ -154,18 +168,13 @@ def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
 
 
 def _run_step(
-    step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, options: RunOptions
+    step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, workers: _Workers
 ) -> None:
     started, cpu_started = time.monotonic(), _cpu_seconds()
-    executor: Executor = LocalExecutor(max(1, min(options.workers, len(pending))))
-    run = functools.partial(execute, context.store.root, options.runtime)
     failed: list[TaskReport] = []
     rows = 0
-    with (
-        _worker_threads(min(options.workers, len(pending))),
-        Progress(f"{step.stage}.{step.name}", len(specs), len(specs) - len(pending)) as progress,
-    ):
-        for report in executor.map(run, pending):
+    with Progress(f"{step.stage}.{step.name}", len(specs), len(specs) - len(pending)) as progress:
+        for report in workers.map(pending):
             progress.advance(report.rows_in)
             rows += report.rows_in
             if report.error is not None:
@@ -183,28 +192,15 @@ def _run_step(
         _log_step(context.store.root, step, len(pending), rows, seconds)
 
 
-@contextmanager
-def _worker_threads(workers: int) -> Iterator[None]:
+def _worker_environment(workers: int) -> dict[str, str]:
     """Share the cores among worker processes: each would otherwise start as many threads as there are cores."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    if workers > 1:
-        for name in names:
-            os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
 
 
 def _cpu_seconds() -> float:
-    """Return the processor time of this process and of the workers that have ended: what a busy machine cannot blur."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    """Return the processor time of this process, which a busy machine blurs least. Workers of a pool are not in it."""
+    return time.process_time()
 
 
 def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: dict[str, float]) -> None:

@@ -45,9 +45,12 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 def run(task: TaskContext) -> None:
     """Encode one shard; rows that have no usable vector are dropped and counted."""
+    from emsmine.encoder.ems import resolve_device
+
     spec = task.spec
     lang = spec.partition.split("/")[0]
-    encoder = _encoder(spec.param("encoder", str), task.runtime.device)
+    # `auto` by its real name, so that on a CPU the encoder of the plan serves the tasks of this process too.
+    encoder = _encoder(spec.param("encoder", str), str(resolve_device(task.runtime.device)))
     schema = embeddings_schema(encoder.dim, encoder.name, spec.param("encoder_fingerprint", str))
     writer = task.writer(
         f"embeddings/{lang}", schema, counted=True, row_group_rows=_ROW_GROUP, compression={"embedding": "none"}

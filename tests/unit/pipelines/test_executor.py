@@ -163,3 +163,33 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert "caller fails" in done.stderr
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_stay_within_a_with_block_and_end_with_it(
+    tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMSMINE_TEST_MARK", raising=False)
+    run = partial(tasks.run, str(tmp_path))
+    with LocalExecutor(2, environment={"EMSMINE_TEST_MARK": "set"}) as executor:
+        first = {report.rows_in for report in executor.map(run, tasks.specs("", "", "", ""))}
+        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in first if Path("/proc").is_dir()]
+        second = {report.rows_in for report in executor.map(run, tasks.specs("", "", "kill", ""))}
+        # Another function needs workers of its own.
+        third = {report.rows_in for report in executor.map(partial(tasks.run, str(tmp_path)), tasks.specs("", ""))}
+        last = executor.map(run, tasks.specs("", "sleep"))
+        fourth = next(last).rows_in
+        last.close()
+        assert not alive(fourth), "a map that was left early leaves no worker"
+    assert first & second, "the workers of the first map serve the second"
+    assert not third & (first | second)
+    assert not any(alive(pid) for pid in first | second | third if pid)
+    assert all(b"EMSMINE_TEST_MARK=set" in environment for environment in environments)
+    assert "EMSMINE_TEST_MARK" not in os.environ
