@@ -57,6 +57,8 @@ _CHARACTERS_PER_ENGLISH = {
     "slv": 0.99, "spa": 1.12, "sqi": 1.11, "srp": 0.98, "swa": 1.04, "swe": 1.03, "tam": 1.18, "tel": 1.05, "tgl": 1.23,
     "tha": 0.91, "tur": 1.02, "ukr": 1.05, "urd": 1.00, "vie": 1.03, "yor": 0.95, "zho": 0.31,
 }  # fmt: skip
+# Chinese, Japanese and Korean lie below, every other language above.
+_DENSE_BELOW = 0.6
 _CHARACTERS_PER_ENGLISH_BY_SCRIPT = {"Hans": 0.31, "Hant": 0.31, "Hani": 0.31}
 
 
@@ -64,6 +66,24 @@ def characters_per_english(lang: str) -> float:
     """Return how many characters of a language say what one character of English says (median)."""
     alpha3, _, script = lang.partition("_")
     return _CHARACTERS_PER_ENGLISH.get(alpha3, _CHARACTERS_PER_ENGLISH_BY_SCRIPT.get(script, 1.0))
+
+
+def _is_dense(character: str) -> bool:
+    """Tell whether a character is Han, kana or Hangul: a syllable or a word."""
+    return "\u1100" <= character <= "\u11ff" or character >= "\u2e80"
+
+
+def english_length(text: str, lang: str) -> float:
+    """Estimate how many characters the English translation of a text has.
+
+    In languages of dense scripts only the dense characters are scaled: names, code and numbers among them are as long
+    as in English, and technical Chinese is full of them.
+    """
+    factor = characters_per_english(lang)
+    if factor >= _DENSE_BELOW:
+        return len(text) / factor
+    dense = sum(map(_is_dense, text))
+    return dense / factor + len(text) - dense
 
 
 @dataclass(frozen=True)
@@ -80,8 +100,8 @@ class LengthRatio:
 
     def score(self, pair: PairView) -> float:
         """Return the ratio, at least 1."""
-        source = len(pair.source) / characters_per_english(pair.source_lang) + self.smoothing
-        target = len(pair.target) / characters_per_english(pair.target_lang) + self.smoothing
+        source = english_length(pair.source, pair.source_lang) + self.smoothing
+        target = english_length(pair.target, pair.target_lang) + self.smoothing
         return max(source / target, target / source)
 
     def accept(self, score: float) -> bool:
@@ -91,7 +111,7 @@ class LengthRatio:
 
 def _num_letters(text: str) -> int:
     """Count letters; a Han, kana or Hangul character is a syllable or a word and counts as two."""
-    return sum(2 if "\u1100" <= letter <= "\u11ff" or letter >= "\u2e80" else 1 for letter in letters_only(text))
+    return sum(2 if _is_dense(letter) else 1 for letter in letters_only(text))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from emsmine.pipelines.mine import read_lines
+from emsmine.pipelines.settings import SelectSettings
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CRAWL = DATA / "crawl"
@@ -47,7 +48,8 @@ def test_real_sentences_are_mined(tmp_path: Path) -> None:
     assert {len(row) for row in rows} <= {3}
     scores = [float(row[0]) for row in rows]
     assert scores == sorted(scores, reverse=True)
-    assert min(scores, default=1.06) >= 1.06
+    lowest = SelectSettings.threshold
+    assert min(scores, default=lowest) >= lowest
     assert len({row[1] for row in rows}) == len(rows)
 
 

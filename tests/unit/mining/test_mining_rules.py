@@ -24,6 +24,7 @@ from emsmine.mining.rules import (
     apply,
     characters_per_english,
     default_rules,
+    english_length,
 )
 
 MINING_DEV = Path(__file__).resolve().parents[4] / "shared/data/mining-dev"
@@ -164,3 +165,15 @@ def test_gold_pairs_are_kept(name: str) -> None:
     ]
     kept = sum(refused is None for _, refused in apply(default_rules(), views))
     assert kept >= 0.99 * len(gold)
+
+
+def test_latin_words_in_chinese_count_as_in_english() -> None:
+    pair = PairView(
+        "点击 Change to Stop 会调用 setWalk(false)，然后显示 Stop is next。",
+        "Clicking Change to Stop calls setWalk(false) and then shows Stop is next.",
+        "zho_Hans",
+        "eng_Latn",
+    )
+    assert LengthRatio().score(pair) < 1.3
+    assert english_length("时间 time", "zho_Hans") == pytest.approx(2 / characters_per_english("zho_Hans") + 5)
+    assert english_length("время", "rus_Cyrl") == pytest.approx(5 / characters_per_english("rus_Cyrl"))
