@@ -83,8 +83,8 @@ class SelectSettings:
 
     margin: str = setting("ratio", "margin function", choices=MARGINS)
     retrieval: str = setting("max", "how pairs are chosen among the candidates", choices=RETRIEVALS)
-    threshold: float = setting(1.15, "lowest margin of a pair")
-    cosine_floor: float = setting(0.5, "lowest cosine of a pair")
+    threshold: float = setting(1.2, "lowest margin of a pair")
+    cosine_floor: float = setting(0.35, "lowest cosine of a pair")
 
 
 @dataclass(frozen=True)
