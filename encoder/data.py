@@ -1,4 +1,4 @@
-"""Training pairs: reading, the tokenised cache on disk, and the resumable sampler."""
+"""Training pairs: reading them, and the tokenised cache on disk."""
 
 import gzip
 import hashlib
@@ -23,8 +23,11 @@ import xxhash
 import zstandard
 
 from emsmine import languages
+from emsmine.encoder.preprocessing import preprocess
+from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.teacher import teacher_vectors
 from emsmine.encoder.tokenizer import Packed, Tokenizer
-from emsmine.errors import InputError, StaleOutputError
+from emsmine.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -147,47 +150,98 @@ class Corpus:
     sentences: Packed
     hashes: npt.NDArray[np.int64]
     """int64 [2 × pairs]: hash of the tokens of each sentence, to find duplicates in a batch."""
+    teacher: npt.NDArray[np.float16] | None = None
+    """float16 [pairs, width]: a teacher's vector of each pair."""
 
     def __len__(self) -> int:
         return len(self.hashes) // 2
 
 
 class TokenCache:
-    """Tokenised corpora on disk, memory-mapped; one entry per (file content, tokeniser, limits)."""
+    """Tokenised corpora on disk, memory-mapped; one entry per (file content, tokeniser, preprocessing, limits)."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        *,
+        preprocessing: str = "none",
+        teacher: Encoder | None = None,
+    ) -> None:
+        """Open a cache.
+
+        Args:
+            folder: of the entries; created at need.
+            tokenizer: of the student.
+            max_tokens: longer sentences are cut.
+            preprocessing: `none` or `ems`; see `preprocess`.
+            teacher: also keep its vector of every pair.
+        """
         self.folder = folder
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.preprocessing = preprocessing
+        self.teacher = teacher
 
     def corpus(self, file: PairFile) -> Corpus:
         """Return the corpus of a file, tokenising it at the first call or when the entry is damaged."""
         with file.path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        key_text = json.dumps([digest, self.tokenizer.sha256, self.max_tokens, _MAX_CHARS, 1])
-        key = hashlib.sha256(key_text.encode()).hexdigest()[:16]
-        entry = self.folder / f"{file.path.name.split('.')[0]}-{key}"
+        parts = [digest, self.tokenizer.sha256, self.max_tokens, _MAX_CHARS, 1]
+        if self.preprocessing != "none":
+            # Which words a splitter finds depends on the language; the languages are those of the file's name.
+            parts += [self.preprocessing, file.source_lang, file.target_lang]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        name = file.path.name.split(".")[0]
+        entry = self.folder / f"{name}-{key}"
         loaded = _load_entry(entry)
         if loaded is None:
             self._build(file, entry)
             loaded = _load_entry(entry)
         if loaded is None:
             raise InputError(f"train: {entry} cannot be read back after writing it; check the disk")
-        return Corpus(file.path.name.split(".")[0], file.source_lang, file.target_lang, *loaded)
+        vectors = None
+        if self.teacher is not None:
+            vectors = teacher_vectors(
+                self.teacher,
+                self._texts(file),
+                (file.source_lang, file.target_lang),
+                self.folder / f"{name}-{key}-teacher",
+                len(loaded[1]) // 2,
+            )
+        return Corpus(name, file.source_lang, file.target_lang, *loaded, vectors)
+
+    def _tokenised(self, file: PairFile, rejected: Counter[str]) -> Iterator[tuple[list[tuple[str, str]], Packed, int]]:
+        """Yield chunks of pairs with their tokens, source and target by turns, and the number of cut sentences."""
+        for chunk in _chunks(read_pairs(file, rejected), _CHUNK_PAIRS):
+            source, target = zip(*chunk, strict=True)
+            sides = (
+                preprocess(source, file.source_lang, self.preprocessing),
+                preprocess(target, file.target_lang, self.preprocessing),
+            )
+            packed, cut = self.tokenizer.encode(
+                [side for pair in zip(*sides, strict=True) for side in pair], self.max_tokens
+            )
+            yield chunk, packed, cut
+
+    def _texts(self, file: PairFile) -> Iterator[list[tuple[str, str]]]:
+        """Yield the texts of the pairs that the entry holds, in its order."""
+        for chunk, packed, _ in self._tokenised(file, Counter()):
+            keep = _with_tokens(packed.lengths)
+            yield [chunk[row] for row in keep]
 
     def _build(self, file: PairFile, entry: Path) -> None:
         rejected: Counter[str] = Counter()
         parts: list[Packed] = []
         num_cut = 0
-        for chunk in _chunks(read_pairs(file, rejected), _CHUNK_PAIRS):
-            packed, cut = self.tokenizer.encode([side for pair in chunk for side in pair], self.max_tokens)
+        for _, packed, cut in self._tokenised(file, rejected):
             parts.append(packed)
             num_cut += cut
         ids = np.concatenate([part.ids for part in parts] or [np.zeros(0, np.int32)])
         lengths = np.concatenate([part.lengths for part in parts] or [np.zeros(0, np.int64)])
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        # A pair with a side of no tokens teaches nothing; its text was only control characters.
-        keep = np.flatnonzero((lengths[0::2] > 0) & (lengths[1::2] > 0))
+        keep = _with_tokens(lengths)
         rejected["no_tokens"] += len(lengths) // 2 - len(keep)
         kept = Packed(ids, offsets).take(np.stack((2 * keep, 2 * keep + 1), axis=1).ravel())
         hashes = _hash_sentences(kept)
@@ -202,6 +256,11 @@ class TokenCache:
             shutil.rmtree(entry)
         temporary.rename(entry)
         logger.info("tokenised %s: %s", file.path.name, json.dumps(report, sort_keys=True))
+
+
+def _with_tokens(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    # A pair with a side of no tokens teaches nothing; its text was only control characters.
+    return np.flatnonzero((lengths[0::2] > 0) & (lengths[1::2] > 0))
 
 
 def _load_entry(entry: Path) -> tuple[Packed, npt.NDArray[np.int64]] | None:
@@ -235,119 +294,3 @@ def _chunks(pairs: Iterator[tuple[str, str]], size: int) -> Iterator[list[tuple[
             chunk = []
     if chunk:
         yield chunk
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token ids of N pairs.
-
-    Shapes:
-        source_hash, target_hash: int64 [N].
-    """
-
-    source: Packed
-    target: Packed
-    source_hash: npt.NDArray[np.int64]
-    target_hash: npt.NDArray[np.int64]
-    corpus: npt.NDArray[np.int64]
-    """int64 [N]: which corpus each pair comes from, as a number into `PairSampler.corpora`."""
-
-
-class PairSampler:
-    """Draw batches over corpora by temperature, without replacement inside a corpus; resumable to the batch.
-
-    The chance of a corpus is proportional to size ** exponent (1: natural, 0: uniform). Batch t depends on the seed
-    and the state only, never on the clock or on threads.
-    """
-
-    def __init__(
-        self, corpora: Sequence[Corpus], *, batch_size: int, exponent: float, seed: int, groups: int = 0
-    ) -> None:
-        """Build a sampler.
-
-        Args:
-            corpora: the data; empty ones are left out of `self.corpora`.
-            batch_size: pairs per batch.
-            exponent: of the corpus sizes.
-            seed: of everything random.
-            groups: a batch is made of this many equal parts, each from one corpus, so that negatives share a language;
-                0 draws the corpus of each pair independently.
-        """
-        if not any(len(corpus) for corpus in corpora):
-            raise InputError("train: no usable pair in the training files; their lines need two texts in UTF-8")
-        self.corpora = [corpus for corpus in corpora if len(corpus)]
-        self.batch_size, self.seed, self.groups = batch_size, seed, groups
-        weights = np.array([len(corpus) for corpus in self.corpora], dtype=np.float64) ** exponent
-        self.chances = weights / weights.sum()
-        self.step = 0
-        self._drawn = np.zeros(len(self.corpora), dtype=np.int64)
-        self._permutations: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs."""
-        return {"step": self.step, "drawn": self._drawn.tolist()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to the position of an earlier `state`.
-
-        Raises:
-            StaleOutputError: the state is of another number of corpora.
-        """
-        if len(state["drawn"]) != len(self.corpora):
-            raise StaleOutputError(
-                f"train: the checkpoint was made with {len(state['drawn'])} corpora, now there are "
-                f"{len(self.corpora)}; restore the training files, or choose another run.output"
-            )
-        self.step = int(state["step"])
-        self._drawn = np.array(state["drawn"], dtype=np.int64)
-
-    def draw(self) -> Batch:
-        """Return the next batch."""
-        rng = np.random.default_rng([self.seed, self.step])
-        if self.groups:
-            chosen = rng.choice(len(self.corpora), size=self.groups, p=self.chances)
-            sizes = np.full(self.groups, self.batch_size // self.groups)
-            sizes[: self.batch_size % self.groups] += 1
-            counts = np.bincount(chosen, weights=sizes, minlength=len(self.corpora)).astype(np.int64)
-        else:
-            counts = rng.multinomial(self.batch_size, self.chances)
-        self.step += 1
-        parts = [self._take(number, int(count)) for number, count in enumerate(counts) if count]
-        return Batch(
-            source=_concatenate([part[0] for part in parts]),
-            target=_concatenate([part[1] for part in parts]),
-            source_hash=np.concatenate([part[2] for part in parts]),
-            target_hash=np.concatenate([part[3] for part in parts]),
-            corpus=np.repeat(np.arange(len(self.corpora)), counts),
-        )
-
-    def _take(self, number: int, count: int) -> tuple[Packed, Packed, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        corpus = self.corpora[number]
-        rows = np.empty(count, dtype=np.int64)
-        filled = 0
-        while filled < count:
-            epoch, position = divmod(int(self._drawn[number]), len(corpus))
-            piece = self._permutation(number, epoch)[position : position + count - filled]
-            rows[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._drawn[number] += len(piece)
-        source, target = 2 * rows, 2 * rows + 1
-        return (
-            corpus.sentences.take(source),
-            corpus.sentences.take(target),
-            corpus.hashes[source],
-            corpus.hashes[target],
-        )
-
-    def _permutation(self, number: int, epoch: int) -> npt.NDArray[np.int64]:
-        cached = self._permutations.get(number)
-        if cached is None or cached[0] != epoch:
-            rng = np.random.default_rng([self.seed, number, epoch, 1])
-            cached = (epoch, rng.permutation(len(self.corpora[number])))
-            self._permutations[number] = cached
-        return cached[1]
-
-
-def _concatenate(parts: Sequence[Packed]) -> Packed:
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Packed(np.concatenate([part.ids for part in parts]), np.concatenate(([0], np.cumsum(lengths))))

@@ -1,142 +1,37 @@
 """The training loop: batches → losses → steps, with checkpoints that resume exactly.
 
 Train 20 steps ≡ train 10, kill, resume 10: a checkpoint holds weights, optimisers, the sampler's position, the state of
-the random generators and the settings. Learning rates are functions of the step.
+the random generators and the settings. Learning rates are functions of the step. With several processes each computes
+its share of every batch and takes the same step; rank 0 alone validates, logs and writes.
 """
 
 import json
 import logging
 import math
-import os
-import pickle
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from emsmine import languages
-from emsmine.encoder.data import Batch, Corpus, PairSampler
-from emsmine.encoder.losses import (
-    ProjectionHead,
-    ReconstructionHead,
-    contrastive_loss,
-    duplicate_mask,
-    reconstruction_loss,
-)
+from emsmine.encoder.averaging import Average
+from emsmine.encoder.checkpoints import load_best, save_best, save_checkpoint
+from emsmine.encoder.data import Corpus
+from emsmine.encoder.gradients import backward, backward_in_chunks, clip_gradients
 from emsmine.encoder.network import Network
-from emsmine.encoder.released import RELEASED_LANGUAGES
-from emsmine.encoder.tokenizer import Packed
+from emsmine.encoder.parallel import Processes
+from emsmine.encoder.sampler import PairSampler, split_validation
 from emsmine.encoder.training_config import OptimiserConfig, TrainingConfig
+from emsmine.encoder.training_log import TrainingLog
+from emsmine.encoder.training_model import TrainingModel, language_numbers, to_torch
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, float]], None]
-
-# What reading a damaged archive raises.
-_DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, zlib.error, OSError, EOFError, KeyError, ValueError)
-
-
-class TrainingModel(nn.Module):
-    """The network with the heads that only training needs; maps a batch to named losses."""
-
-    def __init__(self, config: TrainingConfig) -> None:
-        super().__init__()
-        self.config = config
-        sparse = config.optimiser.sparse_learning_rate > 0
-        self.network = Network(config.network, sparse=sparse)
-        dim, eps = config.network.dim, config.network.layer_norm_eps
-        self.reconstruction = (
-            ReconstructionHead(dim, config.network.vocab_size, config.heads, eps) if config.loss.xtr_weight else None
-        )
-        self.projection = ProjectionHead(dim, config.heads) if config.heads.projection else None
-        std = config.optimiser.embedding_std
-        table = self.network.embedding.tokens.weight
-        nn.init.normal_(table, std=std)
-        with torch.no_grad():
-            table[0] = 0
-
-    def losses(self, batch: "TorchBatch") -> dict[str, Tensor]:
-        """Return `xtr` (both directions summed), `contrastive` and their weighted sum `total`."""
-        settings = self.config.loss
-        source = self.network(batch.source_ids, batch.source_offsets)
-        target = self.network(batch.target_ids, batch.target_offsets)
-        named: dict[str, Tensor] = {}
-        total = source.new_zeros(())
-        if self.reconstruction is not None:
-            forward = self.reconstruction(source, batch.target_language)
-            backward = self.reconstruction(target, batch.source_language)
-            named["xtr"] = reconstruction_loss(
-                forward, batch.target_ids, batch.target_offsets, settings.xtr_targets
-            ) + reconstruction_loss(backward, batch.source_ids, batch.source_offsets, settings.xtr_targets)
-            total = total + settings.xtr_weight * named["xtr"]
-        if settings.contrastive_weight:
-            if self.projection is not None:
-                source, target = self.projection(source), self.projection(target)
-            # bfloat16 would round cosine / temperature to steps of 1/16 near 10: as coarse as the margins it learns.
-            with torch.autocast(source.device.type, enabled=False):
-                named["contrastive"] = contrastive_loss(
-                    source.float(), target.float(), settings.temperature, duplicates=batch.duplicates
-                )
-            total = total + settings.contrastive_weight * named["contrastive"]
-        named["total"] = total
-        return named
-
-
-@dataclass(frozen=True)
-class TorchBatch:
-    """A batch on the training device; packed ids as in `Packed`, language numbers of the reconstruction head."""
-
-    source_ids: Tensor
-    source_offsets: Tensor
-    target_ids: Tensor
-    target_offsets: Tensor
-    source_language: Tensor
-    target_language: Tensor
-    duplicates: Tensor | None
-
-
-def to_torch(batch: Batch, corpora: list[Corpus], device: torch.device, *, mask_duplicates: bool) -> TorchBatch:
-    """Move a batch to the device and look up its languages.
-
-    Args:
-        batch: drawn by a sampler.
-        corpora: that sampler's `corpora`, which `batch.corpus` counts.
-        device: where to.
-        mask_duplicates: also say which cells of the contrastive matrix are false negatives.
-    """
-    numbers = language_numbers(corpora)
-    pairs = np.array([(numbers[c.source_lang], numbers[c.target_lang]) for c in corpora], dtype=np.int64)[batch.corpus]
-
-    def tensors(packed: Packed) -> tuple[Tensor, Tensor]:
-        ids = torch.from_numpy(np.ascontiguousarray(packed.ids)).to(device)
-        return ids, torch.from_numpy(packed.offsets).to(device)
-
-    duplicates = None
-    if mask_duplicates:
-        hashes = (torch.from_numpy(h).to(device) for h in (batch.source_hash, batch.target_hash))
-        duplicates = duplicate_mask(*hashes)
-    return TorchBatch(
-        *tensors(batch.source),
-        *tensors(batch.target),
-        torch.from_numpy(pairs[:, 0]).to(device),
-        torch.from_numpy(pairs[:, 1]).to(device),
-        duplicates,
-    )
-
-
-def language_numbers(corpora: list[Corpus]) -> dict[str, int]:
-    """Number the languages: the 62 of EMS as the released weights number them, then others by name."""
-    known = [languages.resolve(code) for code in RELEASED_LANGUAGES]
-    others = sorted({lang for c in corpora for lang in (c.source_lang, c.target_lang)} - set(known))
-    return {lang: number for number, lang in enumerate([*known, *others])}
 
 
 def learning_rate_factor(step: int, settings: OptimiserConfig) -> float:
@@ -147,41 +42,41 @@ def learning_rate_factor(step: int, settings: OptimiserConfig) -> float:
     return warm * (settings.final_fraction + (1 - settings.final_fraction) * fall)
 
 
-def split_validation(corpora: list[Corpus], pairs: int) -> tuple[list[Corpus], list[Corpus]]:
-    """Hold out the last `pairs` pairs (at most a tenth) of each corpus; returns (train, validation)."""
-    train: list[Corpus] = []
-    held_out: list[Corpus] = []
-    for corpus in corpora:
-        size = len(corpus)
-        keep = size - min(pairs, size // 10)
-        for target, start, stop in ((train, 0, keep), (held_out, keep, size)):
-            offsets = corpus.sentences.offsets[2 * start : 2 * stop + 1]
-            ids = corpus.sentences.ids[offsets[0] : offsets[-1]]
-            target.append(
-                Corpus(
-                    corpus.name,
-                    corpus.source_lang,
-                    corpus.target_lang,
-                    Packed(ids, offsets - offsets[0]),
-                    corpus.hashes[2 * start : 2 * stop],
-                )
-            )
-    return train, held_out
-
-
 class Trainer:
     """Runs a `TrainingModel` over a sampler."""
 
-    def __init__(self, config: TrainingConfig, corpora: list[Corpus], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        corpora: list[Corpus],
+        device: torch.device,
+        *,
+        processes: Processes | None = None,
+        teacher_dim: int | None = None,
+    ) -> None:
+        """Build model, sampler and optimisers from the seed; the same on every process.
+
+        Args:
+            config: all settings.
+            corpora: the data, of which the last pairs are held out.
+            device: of this process.
+            processes: who trains with us.
+            teacher_dim: width of the teacher's vectors in `corpora`.
+
+        Raises:
+            ConfigError: settings that do not fit the data, the device or the number of processes.
+        """
         torch.manual_seed(config.run.seed)
         self.config, self.device = config, device
+        self.processes = processes or Processes()
         self.train_corpora, self.validation_corpora = split_validation(corpora, config.data.validation_pairs)
-        if len(language_numbers(corpora)) > config.heads.num_languages and config.loss.xtr_weight:
-            raise ConfigError(
-                f"train: the data have more languages than heads.num_languages "
-                f"{config.heads.num_languages}; raise it to {len(language_numbers(corpora))}"
-            )
-        self.model = TrainingModel(config).to(device)
+        self._check(corpora)
+        self.model = TrainingModel(config, processes=self.processes, teacher_dim=teacher_dim).to(device)
+        if self.processes.size > 1:
+            # The weights are drawn alike everywhere; from here on every process drops out other units. Mixed, as
+            # torch looks at the lower 32 bits of a seed only.
+            seeds = np.random.SeedSequence([config.run.seed, self.processes.rank]).generate_state(1)
+            torch.manual_seed(int(seeds[0]))
         self.sampler = PairSampler(
             self.train_corpora,
             batch_size=config.data.batch_size,
@@ -191,16 +86,57 @@ class Trainer:
         )
         self.step = 0
         self.optimisers = self._optimisers()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.run.precision == "fp16")
+        decay = config.optimiser.ema_decay
+        self.average = Average(self.model.network, decay) if decay else None
+        self.best: dict[str, float] | None = None
+        """Accuracy and step of the weights in `best.pt`; known to rank 0."""
+
+    def _check(self, corpora: list[Corpus]) -> None:
+        config = self.config
+        num_languages = len(language_numbers(corpora))
+        if num_languages > config.heads.num_languages and config.loss.xtr_weight and config.heads.language_embedding:
+            raise ConfigError(
+                f"train: the data have more languages than heads.num_languages "
+                f"{config.heads.num_languages}; raise it to {num_languages}"
+            )
+        if config.run.precision == "fp16" and self.device.type != "cuda":
+            raise ConfigError(
+                f"train: run.precision is fp16, which needs a GPU, but the device is {self.device.type}; "
+                "choose fp32 or bf16"
+            )
+        if config.data.batch_size % self.processes.size:
+            raise ConfigError(
+                f"train: data.batch_size is {config.data.batch_size}, which {self.processes.size} processes cannot "
+                "share equally; choose a multiple"
+            )
+        local_negatives = config.loss.contrastive_weight and not config.loss.gather_negatives
+        if local_negatives and config.data.batch_size == self.processes.size > 1:
+            raise ConfigError("train: one pair per process has no negatives; set loss.gather_negatives to true")
+        if config.run.export == "best" and not self._can_validate():
+            raise ConfigError(
+                "train: run.export is best, but no corpus has the 10 pairs that validation needs at least; "
+                "set run.export to last"
+            )
+
+    def _can_validate(self) -> bool:
+        return any(len(corpus) for corpus in self.validation_corpora)
 
     def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         settings = self.config.optimiser
         table = self.model.network.embedding.tokens.weight
         sparse = settings.sparse_learning_rate > 0
-        dense = [p for p in self.model.parameters() if p.requires_grad and not (sparse and p is table)]
+        scale = self.model.log_scale
+        apart = [p for p in (table if sparse else None, scale) if p is not None]
+        dense = [p for p in self.model.parameters() if p.requires_grad and not any(p is other for other in apart)]
+        groups: list[dict[str, Any]] = [{"params": dense}] if dense else []
+        if scale is not None:
+            # Decay would pull the temperature towards 1.
+            groups.append({"params": [scale], "weight_decay": 0.0})
         optimisers: list[tuple[torch.optim.Optimizer, float]] = []
-        if dense:
+        if groups:
             adam = torch.optim.Adam(
-                dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, amsgrad=settings.amsgrad
+                groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, amsgrad=settings.amsgrad
             )
             optimisers.append((adam, settings.learning_rate))
         if sparse:
@@ -209,41 +145,65 @@ class Trainer:
         return optimisers
 
     def train_step(self) -> dict[str, float]:
-        """Take one optimiser step; returns the losses by name.
+        """Take one optimiser step; returns the losses of the whole batch by name.
 
         Raises:
             ModelError: the loss is not finite.
         """
-        settings = self.config
+        config = self.config
         batch = to_torch(
-            self.sampler.draw(), self.sampler.corpora, self.device, mask_duplicates=settings.loss.mask_duplicates
+            self.sampler.draw(self.processes.rank, self.processes.size),
+            self.sampler.corpora,
+            self.device,
+            mask_duplicates=config.loss.mask_duplicates,
+            among_all=config.loss.gather_negatives,
         )
-        factor = learning_rate_factor(self.step, settings.optimiser)
+        factor = learning_rate_factor(self.step, config.optimiser)
         for optimiser, rate in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
         self.model.train()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.run.precision == "bf16"):
-            losses = self.model.losses(batch)
-        if not torch.isfinite(losses["total"]):
+        if config.data.chunk_size:
+            parts = backward_in_chunks(self.model, batch, config.data.chunk_size, self.scaler.scale)
+        else:
+            parts = backward(self.model, batch, self.scaler.scale)
+        summed = self.processes.sum_values(torch.stack([part.float() for part in parts.values()])).tolist()
+        losses: dict[str, float] = dict(zip(parts, summed, strict=True))
+        if not math.isfinite(losses["total"]):
             raise ModelError(
-                f"train: the loss is {losses['total'].item()} at step {self.step}; lower optimiser.learning_rate "
+                f"train: the loss is {losses['total']} at step {self.step}; lower optimiser.learning_rate "
                 "or optimiser.sparse_learning_rate, or set optimiser.gradient_clip, and choose another run.output"
             )
-        torch.autograd.backward(losses["total"])
-        if settings.optimiser.gradient_clip:
-            dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
-            nn.utils.clip_grad_norm_(dense, settings.optimiser.gradient_clip)
-        for optimiser, _ in self.optimisers:
-            optimiser.step()
+        self._update()
         self.step += 1
-        return {name: float(value.detach()) for name, value in losses.items()}
+        if self.average is not None:
+            self.average.update(self.model.network, self.step)
+        if self.model.log_scale is not None:
+            with torch.no_grad():
+                losses["temperature"] = float(self.model.temperature())
+        return losses
+
+    def _update(self) -> None:
+        """Move the weights along the gradients of all processes."""
+        self.processes.sum_gradients(self.model.parameters())
+        for optimiser, _ in self.optimisers:
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(optimiser)
+        if self.config.optimiser.gradient_clip:
+            clip_gradients(self.model.parameters(), self.config.optimiser.gradient_clip)
+        for optimiser, _ in self.optimisers:
+            self.scaler.step(optimiser)
+        self.scaler.update()
 
     @torch.inference_mode()
-    def validate(self) -> float:
-        """Return the retrieval accuracy on the held-out pairs: mean over corpora and both directions."""
-        self.model.eval()
+    def validate(self, network: Network | None = None) -> float:
+        """Return the retrieval accuracy on the held-out pairs: mean over corpora and both directions.
+
+        Args:
+            network: the one to look at; None: that in training.
+        """
+        network = (network or self.model.network).eval()
         accuracies = []
         for corpus in self.validation_corpora:
             if not len(corpus):
@@ -252,62 +212,136 @@ class Trainer:
             sides = []
             for packed in (corpus.sentences.take(2 * rows), corpus.sentences.take(2 * rows + 1)):
                 ids = torch.from_numpy(np.ascontiguousarray(packed.ids)).to(self.device)
-                vectors = self.model.network(ids, torch.from_numpy(packed.offsets).to(self.device))
+                vectors = network(ids, torch.from_numpy(packed.offsets).to(self.device))
                 sides.append(nn.functional.normalize(vectors.float(), dim=-1))
             cosine = sides[0] @ sides[1].T
             labels = torch.arange(len(cosine), device=self.device)
             accuracies += [float((cosine.argmax(d) == labels).float().mean()) for d in (0, 1)]
         return float(np.mean(accuracies)) if accuracies else float("nan")
 
+    def _validate(self) -> tuple[dict[str, float], Network]:
+        """Return the accuracies by their names in the log, and the better one of network and average."""
+        found = {"validation_accuracy": self.validate()}
+        better = self.model.network
+        if self.average is not None:
+            found["validation_accuracy_ema"] = self.validate(self.average.network)
+            if found["validation_accuracy_ema"] > found["validation_accuracy"]:
+                better = self.average.network
+        return found, better
+
+    def _keep_if_best(self, accuracy: float, network: Network, output: Path) -> None:
+        if self.best is None or accuracy > self.best["accuracy"]:
+            self.best = {"accuracy": accuracy, "step": float(self.step)}
+            save_best({**self.best, "network": network.state_dict()}, output)
+
+    def network_to_export(self, output: Path) -> Network:
+        """Return the network that `run.export` asks for, in evaluation mode.
+
+        Args:
+            output: folder of the run, with `best.pt`.
+
+        Raises:
+            ModelError: `best.pt` is missing or damaged.
+        """
+        if self.config.run.export == "ema" and self.average is not None:
+            return self.average.network
+        if self.config.run.export == "best":
+            found = load_best(output, self.device)
+            logger.info("exporting step %d, validation accuracy %.4f", found["step"], found["accuracy"])
+            network = Network(self.config.network, blank_table=True).to(self.device)
+            network.load_state_dict(found["network"])
+            return network.eval()
+        return self.model.network.eval()
+
     def state(self) -> dict[str, Any]:
-        """Return all that `restore` needs."""
+        """Return all that `restore` needs. Every process must call this; the state of rank 0 is that of all."""
         return {
             "step": self.step,
+            "processes": self.processes.size,
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state(),
+            "best": self.best,
             "sampler": self.sampler.state(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            **self._random_states(),
             "config": json.dumps(self.config.semantic(), sort_keys=True),
+        }
+
+    def _random_states(self) -> dict[str, Any]:
+        on_gpu = self.device.type == "cuda"
+        if self.processes.size == 1:
+            return {
+                "torch_rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if on_gpu else [],
+            }
+        return {
+            "torch_rng": torch.stack(self.processes.collect(torch.get_rng_state())),
+            "cuda_rng": self.processes.collect(torch.cuda.get_rng_state(self.device)) if on_gpu else [],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from an earlier `state`.
 
         Raises:
-            StaleOutputError: the settings that decide the result have changed; the message names them.
+            StaleOutputError: the settings that decide the result, or the number of processes, have changed; the
+                message names them.
         """
-        before, now = json.loads(state["config"]), json.loads(json.dumps(self.config.semantic()))
+        self._check_unchanged(state)
+        self.model.load_state_dict(state["model"])
+        for (optimiser, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        # Checkpoints of earlier versions lack what is asked for by `get`.
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.restore(state["average"])
+        self.best = state.get("best")
+        self.sampler.restore(state["sampler"])
+        self.step = int(state["step"])
+        rank, alone = self.processes.rank, self.processes.size == 1
+        # A copy: torch 2.13 crashed on a row of a larger tensor.
+        torch.set_rng_state(state["torch_rng"].cpu() if alone else state["torch_rng"][rank].cpu().clone())
+        if state["cuda_rng"] and self.device.type == "cuda":
+            if alone:
+                torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+            else:
+                torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu(), self.device)
+
+    def _check_unchanged(self, state: dict[str, Any]) -> None:
+        before = json.loads(state["config"])
+        now, defaults = (json.loads(json.dumps(c.semantic())) for c in (self.config, TrainingConfig()))
+        # A setting that the checkpoint does not know yet had the effect of its default.
         changed = [
-            f"{table}.{key}: {before.get(table, {}).get(key)!r} → {value!r}"
+            f"{table}.{key}: {was!r} → {value!r}"
             for table, values in now.items()
             for key, value in values.items()
-            if before.get(table, {}).get(key) != value
+            if (was := before.get(table, {}).get(key, defaults[table][key])) != value
         ]
         if changed:
             raise StaleOutputError(
                 f"train: the checkpoint was made with other settings ({'; '.join(changed)}); "
                 "restore them, or choose another run.output"
             )
-        self.model.load_state_dict(state["model"])
-        for (optimiser, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.sampler.restore(state["sampler"])
-        self.step = int(state["step"])
-        torch.set_rng_state(state["torch_rng"].cpu())
-        if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+        size = state.get("processes", 1)
+        if size != self.processes.size:
+            raise StaleOutputError(
+                f"train: the checkpoint was made by {size} processes, now there are {self.processes.size}; start "
+                f"{size} (torchrun --nproc-per-node), as sums and dropout depend on it, or choose another run.output"
+            )
 
     def fit(self, output: Path, *, stop_after: int | None = None, on_log: Progress | None = None) -> None:
         """Train to the last step, with checkpoints in `output`; continues where an earlier call stopped.
 
         Args:
-            output: folder of the checkpoints and `log.jsonl`.
+            output: folder of the checkpoints, `best.pt` and `log.jsonl`.
             stop_after: stop (with a checkpoint) when this step is reached.
-            on_log: called with the losses and rates every `run.log_every` steps.
+            on_log: called on rank 0 with the losses and rates every `run.log_every` steps.
         """
         settings = self.config.run
         last = min(stop_after or self.config.optimiser.steps, self.config.optimiser.steps)
+        first = self.processes.rank == 0
+        log = TrainingLog(output, self.step) if first else None
         sums: dict[str, float] = {}
         started, started_step = time.monotonic(), self.step
         while self.step < last:
@@ -319,57 +353,31 @@ class Trainer:
                 rate = done * self.config.data.batch_size / max(1e-9, time.monotonic() - started)
                 row = {name: value / done for name, value in sums.items()}
                 row |= {"step": float(self.step), "pairs_per_second": rate}
-                if validating and any(len(corpus) for corpus in self.validation_corpora):
-                    row["validation_accuracy"] = self.validate()
-                _append_log(output / "log.jsonl", row)
-                if on_log:
-                    on_log(row)
+                if log is not None:
+                    self._report(row, log, output, on_log, validating=validating)
                 sums, started, started_step = {}, time.monotonic(), self.step
             if self.step % settings.checkpoint_every == 0 or self.step == last:
-                save_checkpoint(self.state(), output)
+                state = self.state()
+                if first:
+                    save_checkpoint(state, output)
+        if log is not None:
+            log.close()
+            if self.best is None and settings.export == "best":
+                # Stopped before the first validation that counts. Not remembered, so that the stop decides nothing.
+                found, better = self._validate()
+                self._keep_if_best(max(found.values()), better, output)
+                self.best = None
 
-
-def _append_log(path: Path, row: dict[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({key: round(value, 6) for key, value in row.items()}) + "\n")
-
-
-def save_checkpoint(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
-    """Write `checkpoint-<step>.pt` atomically; delete all but the newest `keep`, and what killed runs left half."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"checkpoint-{state['step']:09d}.pt"
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(final)
-    for old in [*sorted(folder.glob("checkpoint-*.pt"))[:-keep], *folder.glob(".checkpoint-*.pt.*")]:
-        old.unlink()
-    return final
-
-
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """Return the newest whole checkpoint of a folder, or None; a damaged one is reported and passed over.
-
-    Raises:
-        ModelError: there are checkpoints, but none is whole: to start anew is not for us to decide.
-    """
-    paths = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
-    for path in paths:
-        try:
-            # torch writes checksums into the archive but does not compare them when it reads.
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return state
-        except (*_DAMAGE, RuntimeError) as error:
-            logger.warning("train: %s cannot be read (%s); trying the one before", path, error)
-    if paths:
-        raise ModelError(
-            f"train: none of the {len(paths)} checkpoints in {folder} can be read; delete them to start anew, "
-            "or choose another run.output"
-        )
-    return None
+    def _report(
+        self, row: dict[str, float], log: TrainingLog, output: Path, on_log: Progress | None, *, validating: bool
+    ) -> None:
+        """Log a row, with the validation accuracy if it is time for it."""
+        if validating and self._can_validate():
+            found, better = self._validate()
+            row |= found
+            # A stop by `stop_after` must not decide which weights are the best.
+            if self.step % self.config.run.validate_every == 0 or self.step == self.config.optimiser.steps:
+                self._keep_if_best(max(found.values()), better, output)
+        log.write(row)
+        if on_log:
+            on_log(row)

@@ -7,19 +7,24 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 
+from emsmine.encoder.checkpoints import load_checkpoint
 from emsmine.encoder.config import read_json
 from emsmine.encoder.data import Corpus, PairFile, TokenCache, find_pair_files, read_pairs
-from emsmine.encoder.ems import resolve_device
 from emsmine.encoder.model_directory import save_model
+from emsmine.encoder.parallel import process_group
+from emsmine.encoder.preprocessing import preprocess
+from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.registry import load_encoder
 from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, train_tokenizer
-from emsmine.encoder.trainer import Progress, Trainer, load_checkpoint
+from emsmine.encoder.trainer import Progress, Trainer
 from emsmine.encoder.training_config import TrainingConfig
-from emsmine.errors import ConfigError, StaleOutputError
+from emsmine.errors import ConfigError, ModelError, StaleOutputError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +32,7 @@ _MAX_TOKENIZER_CHARS = 400
 _DATA = "data.json"
 
 
-def balanced_sample(files: list[PairFile], per_language: int, seed: int) -> Iterator[str]:
+def balanced_sample(files: list[PairFile], per_language: int, seed: int, preprocessing: str = "none") -> Iterator[str]:
     """Yield up to `per_language` sentences of every language, drawn without replacement and shuffled per file.
 
     A language that stands in several files (usually English) gets its share from each of them.
@@ -43,7 +48,7 @@ def balanced_sample(files: list[PairFile], per_language: int, seed: int) -> Iter
         for lang, side in zip((file.source_lang, file.target_lang), sides, strict=True):
             # The shared language gets four shares in all: it is one side of every pair.
             wanted = per_language if share[lang] == 1 else 4 * per_language // share[lang]
-            yield from rng.sample(side, min(len(side), wanted))
+            yield from preprocess(rng.sample(side, min(len(side), wanted)), lang, preprocessing)
 
 
 def prepare_tokenizer(config: TrainingConfig, files: list[PairFile], output: Path) -> Tokenizer:
@@ -55,7 +60,8 @@ def prepare_tokenizer(config: TrainingConfig, files: list[PairFile], output: Pat
         if not path.exists():
             logger.info("training a tokeniser of %d pieces", config.network.vocab_size)
             settings = TokenizerTraining(vocab_size=config.network.vocab_size)
-            train_tokenizer(balanced_sample(files, config.data.tokenizer_sample, config.run.seed), path, settings)
+            sample = balanced_sample(files, config.data.tokenizer_sample, config.run.seed, config.data.preprocessing)
+            train_tokenizer(sample, path, settings)
         tokenizer = Tokenizer(path)
     if tokenizer.vocab_size != config.network.vocab_size:
         raise ConfigError(
@@ -70,41 +76,83 @@ def train(
 ) -> Path:
     """Train to the last step, resuming from the newest checkpoint of `run.output`.
 
+    Under torchrun this is called by every process: each computes its share of every batch, on the GPU of its
+    LOCAL_RANK, and rank 0 writes. `run.output` must then be on a disk that all of them see.
+
     Args:
         config: all settings.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         stop_after: stop with a checkpoint at this step.
-        on_log: receives losses and rates.
+        on_log: receives losses and rates, on rank 0.
 
     Returns:
         The model directory `run.output/model`, written from the state at the end of this call.
 
     Raises:
-        ConfigError: no training files, or a tokeniser that does not fit the network.
+        ConfigError: no training files, a tokeniser that does not fit the network, or settings that do not fit the
+            device or the number of processes.
         InputError: the training files cannot be used.
         ModelError: the loss is not finite, or no checkpoint can be read.
-        StaleOutputError: `run.output` holds checkpoints of other settings or data.
+        StaleOutputError: `run.output` holds checkpoints of other settings, data or numbers of processes.
     """
     if not config.data.train:
         raise ConfigError("train: data.train is empty; name pair files or folders of them")
-    where = resolve_device(device)
     output = Path(config.run.output)
-    output.mkdir(parents=True, exist_ok=True)
+    with process_group(device) as (processes, where):
+        output.mkdir(parents=True, exist_ok=True)
+        teacher = load_encoder(config.data.teacher, device=str(where)) if config.data.teacher else None
+        with processes.first_alone():
+            tokenizer, corpora = prepare_data(config, output, teacher)
+        trainer = Trainer(
+            config, corpora, where, processes=processes, teacher_dim=None if teacher is None else teacher.dim
+        )
+        _resume(trainer, corpora, output, teacher)
+        # Its vectors are on disk; its weights need no memory any more.
+        del teacher
+        trainer.fit(output, stop_after=stop_after, on_log=on_log)
+        folder = output / "model"
+        if not processes.rank:
+            export(trainer, tokenizer, folder)
+        processes.wait()
+    return folder
+
+
+def prepare_data(config: TrainingConfig, output: Path, teacher: Encoder | None) -> tuple[Tokenizer, list[Corpus]]:
+    """Return the tokeniser and the tokenised training files, made at the first call.
+
+    Raises:
+        ConfigError: the tokeniser does not fit the network.
+        InputError: the training files cannot be used.
+    """
     files = find_pair_files([Path(path) for path in config.data.train])
     tokenizer = prepare_tokenizer(config, files, output)
-    cache = TokenCache(output / config.data.cache, tokenizer, config.network.max_tokens)
-    corpora = [cache.corpus(file) for file in files]
-    trainer = Trainer(config, corpora, where)
-    state = load_checkpoint(output, where)
-    check_data(corpora, output, resuming=state is not None)
+    cache = TokenCache(
+        output / config.data.cache,
+        tokenizer,
+        config.network.max_tokens,
+        preprocessing=config.data.preprocessing,
+        teacher=teacher,
+    )
+    return tokenizer, [cache.corpus(file) for file in files]
+
+
+def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, teacher: Encoder | None) -> None:
+    """Load the newest checkpoint, if there is one, into every process; compare the data with those of the run."""
+    processes = trainer.processes
+    state = load_checkpoint(output, trainer.device)
+    with processes.first_alone():
+        check_data(corpora, output, resuming=state is not None, teacher=teacher)
     if state is not None:
         trainer.restore(state)
         logger.info("resuming at step %d", trainer.step)
-    trainer.fit(output, stop_after=stop_after, on_log=on_log)
-    return export(trainer, tokenizer, output / "model", config.run.name, config.run.table)
+    steps = [int(step) for step in processes.collect(torch.tensor([trainer.step]))]
+    if len(set(steps)) > 1:
+        raise ModelError(
+            f"train: the processes found checkpoints of different steps ({steps}) in {output}; all must see one disk"
+        )
 
 
-def check_data(corpora: list[Corpus], output: Path, *, resuming: bool) -> None:
+def check_data(corpora: list[Corpus], output: Path, *, resuming: bool, teacher: Encoder | None = None) -> None:
     """Compare the training data with those that the run began with, which `data.json` remembers.
 
     A sampler's position in other data would mean other pairs.
@@ -112,7 +160,7 @@ def check_data(corpora: list[Corpus], output: Path, *, resuming: bool) -> None:
     Raises:
         StaleOutputError: they differ and there is a checkpoint; the message names the corpora.
     """
-    now = {
+    now: dict[str, Any] = {
         f"{number} {corpus.name}": [
             corpus.source_lang,
             corpus.target_lang,
@@ -121,6 +169,8 @@ def check_data(corpora: list[Corpus], output: Path, *, resuming: bool) -> None:
         ]
         for number, corpus in enumerate(corpora)
     }
+    if teacher is not None:
+        now["teacher"] = [teacher.name, teacher.fingerprint()]
     path = output / _DATA
     if resuming and path.exists():
         before = read_json(path)
@@ -136,8 +186,15 @@ def check_data(corpora: list[Corpus], output: Path, *, resuming: bool) -> None:
     temporary.replace(path)
 
 
-def export(trainer: Trainer, tokenizer: Tokenizer, folder: Path, name: str, table: str) -> Path:
-    """Write the network of a trainer as a model directory."""
-    network = trainer.model.network.eval()
+def export(trainer: Trainer, tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write the network that `run.export` asks for as a model directory, beside which its checkpoints are."""
+    settings = trainer.config
     with torch.no_grad():
-        return save_model(network, tokenizer.path, folder, name=name, table=table)
+        return save_model(
+            trainer.network_to_export(folder.parent),
+            tokenizer.path,
+            folder,
+            name=settings.run.name,
+            preprocessing=settings.data.preprocessing,
+            table=settings.run.table,
+        )

@@ -3,16 +3,20 @@
 import dataclasses
 import math
 import tomllib
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.losses import XTR_TARGETS, HeadConfig
 from emsmine.encoder.model_directory import TABLES
+from emsmine.encoder.preprocessing import PREPROCESSINGS
 from emsmine.errors import ConfigError, ModelError
 
-_T = TypeVar("_T")
+PRECISIONS = ("fp32", "bf16", "fp16")
+EXPORTS = ("last", "best", "ema")
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,18 @@ class DataConfig:
     """Pairs per corpus held out for validation by retrieval accuracy."""
     tokenizer_sample: int = 28_000
     """Sentences per language that a tokeniser is trained on."""
+    preprocessing: str = "none"
+    """none, or ems: lower-case and split words as the released EMS does, here and in the model."""
+    chunk_size: int = 0
+    """Pairs per forward pass of a process; the step is that of the whole batch. 0: all at once."""
+    teacher: str = ""
+    """Encoder, as in `ems:default`, that `loss.distill_weight` learns from."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         _at_least("data", self, {"batch_size": 1, "groups": 0, "validation_pairs": 0, "tokenizer_sample": 1})
+        _at_least("data", self, {"chunk_size": 0})
+        _one_of("data", self, "preprocessing", PREPROCESSINGS)
         if self.groups > self.batch_size:
             raise ConfigError(f"train: data.groups is {self.groups}; it must not exceed batch_size {self.batch_size}")
 
@@ -52,12 +64,23 @@ class LossConfig:
     xtr_targets: str = "paper"
     mask_duplicates: bool = False
     """Leave equal sentences of a batch out of the negatives (the paper does not)."""
+    gather_negatives: bool = True
+    """With several processes: the pairs of all of them are negatives (in the paper those of the same GPU)."""
+    learn_temperature: bool = False
+    """Start from `temperature` and learn it."""
+    margin: float = 0.0
+    """Taken off the cosine of true pairs in the contrastive objective."""
+    matryoshka: tuple[int, ...] = ()
+    """Widths whose first components alone must satisfy the contrastive objective, beside the full width."""
+    distill_weight: float = 0.0
+    """Of the squared distance from the vectors of `data.teacher`."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if self.xtr_targets not in XTR_TARGETS:
-            raise ConfigError(f"train: loss.xtr_targets is {self.xtr_targets!r}; choose from {', '.join(XTR_TARGETS)}")
-        _at_least("loss", self, {"xtr_weight": 0, "contrastive_weight": 0})
+        _one_of("loss", self, "xtr_targets", XTR_TARGETS)
+        _at_least("loss", self, {"xtr_weight": 0, "contrastive_weight": 0, "distill_weight": 0, "margin": 0})
+        if not all(width >= 1 for width in self.matryoshka):
+            raise ConfigError(f"train: loss.matryoshka is {list(self.matryoshka)}; widths must be at least 1")
         if not self.temperature > 0:
             raise ConfigError(f"train: loss.temperature is {self.temperature}; it must be positive")
 
@@ -78,6 +101,9 @@ class OptimiserConfig:
     amsgrad: bool = False
     embedding_std: float = 0.02
     gradient_clip: float = 0.0
+    """Largest joint norm of all gradients, dense and sparse; 0: no clipping."""
+    ema_decay: float = 0.0
+    """Of an exponential moving average of the network's weights; 0: no average."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -86,6 +112,8 @@ class OptimiserConfig:
         _at_least("optimiser", self, {"steps": 1, "warmup_steps": 0})
         for key in ("learning_rate", "sparse_learning_rate", "final_fraction", "weight_decay", "gradient_clip"):
             _at_least("optimiser", self, {key: 0})
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"train: optimiser.ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -98,19 +126,26 @@ class RunConfig:
     """How the model directory stores the token table: float32, float16 or int8."""
     seed: int = 1
     precision: str = "fp32"
-    """fp32, or bf16 (autocast; GPU)."""
+    """fp32, bf16 (autocast) or fp16 (autocast and a loss scale; GPU only)."""
+    export: str = "last"
+    """Which weights the model directory gets: last, best (by validation accuracy) or ema (the moving average)."""
     checkpoint_every: int = 1_000
     validate_every: int = 1_000
     log_every: int = 50
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"train: run.precision is {self.precision!r}; choose fp32 or bf16")
+        _one_of("run", self, "precision", PRECISIONS)
+        _one_of("run", self, "export", EXPORTS)
         # Known here, not after hours, when the model is saved.
-        if self.table not in TABLES:
-            raise ConfigError(f"train: run.table is {self.table!r}; choose from {', '.join(TABLES)}")
+        _one_of("run", self, "table", TABLES)
         _at_least("run", self, {"seed": 0, "checkpoint_every": 1, "validate_every": 1, "log_every": 1})
+
+
+def _one_of(table: str, settings: Any, key: str, choices: Sequence[str]) -> None:
+    value = getattr(settings, key)
+    if value not in choices:
+        raise ConfigError(f"train: {table}.{key} is {value!r}; choose from {', '.join(choices)}")
 
 
 def _at_least(table: str, settings: Any, limits: dict[str, float]) -> None:
@@ -136,12 +171,51 @@ class TrainingConfig:
         _at_least("heads", self.heads, {"language_dim": 1, "num_languages": 1, "projection_dim": 1})
         if self.loss.xtr_weight and not self.heads.xtr:
             raise ConfigError("train: loss.xtr_weight is not 0 but heads.xtr is false; set one of them")
-        if not self.loss.xtr_weight and not self.loss.contrastive_weight:
+        if not (self.loss.xtr_weight or self.loss.contrastive_weight or self.loss.distill_weight):
             raise ConfigError("train: both loss weights are 0; nothing would be trained")
         if self.loss.contrastive_weight and self.data.batch_size < 2:
             raise ConfigError(
                 "train: data.batch_size is 1, but the contrastive objective needs other pairs as negatives; "
                 "raise it, or set loss.contrastive_weight to 0"
+            )
+        if bool(self.loss.distill_weight) != bool(self.data.teacher):
+            raise ConfigError(
+                f"train: loss.distill_weight is {self.loss.distill_weight} and data.teacher is "
+                f"{self.data.teacher!r}; set both, or neither"
+            )
+        self._check_contrastive()
+        self._check_tables()
+
+    def _check_contrastive(self) -> None:
+        loss = self.loss
+        if not loss.contrastive_weight and (loss.learn_temperature or loss.margin or loss.matryoshka):
+            raise ConfigError(
+                "train: loss.learn_temperature, margin and matryoshka belong to the contrastive objective, "
+                "but loss.contrastive_weight is 0"
+            )
+        if loss.matryoshka and self.heads.projection:
+            raise ConfigError(
+                "train: loss.matryoshka cuts the vectors that the contrastive objective sees; set heads.projection to "
+                "false, so that these are the sentence vectors"
+            )
+        if loss.matryoshka and max(loss.matryoshka) > self.network.dim:
+            raise ConfigError(
+                f"train: loss.matryoshka has the width {max(loss.matryoshka)}, but network.dim is {self.network.dim}"
+            )
+
+    def _check_tables(self) -> None:
+        if self.heads.shared_embedding and not self.loss.xtr_weight:
+            raise ConfigError("train: heads.shared_embedding needs the reconstruction head, but loss.xtr_weight is 0")
+        if self.heads.shared_embedding and self.optimiser.sparse_learning_rate:
+            raise ConfigError(
+                "train: heads.shared_embedding gives the token table dense gradients; set "
+                "optimiser.sparse_learning_rate to 0"
+            )
+        if self.run.export == "ema" and not self.optimiser.ema_decay:
+            raise ConfigError("train: run.export is ema, but optimiser.ema_decay is 0; set it, for instance to 0.999")
+        if self.run.export == "best" and not self.data.validation_pairs:
+            raise ConfigError(
+                "train: run.export is best, but data.validation_pairs is 0; there is nothing to choose by"
             )
 
     def semantic(self) -> dict[str, Any]:
@@ -188,8 +262,11 @@ def _build(kind: Any, values: Any, where: str) -> Any:
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             continue
         if wanted is tuple:
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"train: {where} {key} is {value!r}; it must be a list of strings")
+            item_type = typing.get_args(fields[key].type)[0]
+            # By type, as true and false would pass for integers.
+            if not isinstance(value, list) or not all(type(item) is item_type for item in value):
+                what = {str: "strings", int: "integers"}[item_type]
+                raise ConfigError(f"train: {where} {key} is {value!r}; it must be a list of {what}")
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise ConfigError(f"train: {where} {key} is {value!r}; it must be of type {wanted.__name__}")
     converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,9 +1,11 @@
 """What a training survives: SIGKILL at any moment, damaged and missing checkpoints."""
 
 import importlib
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from emsmine.encoder.trainer import load_checkpoint, save_checkpoint
+from emsmine.encoder.checkpoints import load_best, load_checkpoint, save_checkpoint
 from emsmine.encoder.training import train
 from emsmine.errors import ModelError
 
@@ -82,6 +84,73 @@ def test_killed_trainings_end_with_the_weights_of_an_uninterrupted_one(
     tiny.assert_same(load_checkpoint(tmp_path / "killed", CPU), load_checkpoint(tmp_path / "whole", CPU))
     # Half-written checkpoints of the killed processes are gone.
     assert not list((tmp_path / "killed").glob(".checkpoint-*"))
+
+
+def start_two(data: Path, output: Path, tokenizer: Path) -> "list[subprocess.Popen[str]]":
+    """Train in two processes, as torchrun would start them; the first prints the steps it has logged."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(HELPERS / "encoder_tiny.py"), "mixed", str(data), str(output), str(tokenizer)]
+    shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | shared | {"RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+
+
+def end(processes: "list[subprocess.Popen[str]]") -> list[int]:
+    """Wait for the ends; returns the exit codes."""
+    codes = []
+    for process in processes:
+        codes.append(process.wait(timeout=120))
+        assert process.stdout is not None
+        process.stdout.close()
+    return codes
+
+
+def test_two_killed_processes_end_with_the_weights_of_uninterrupted_ones(
+    tiny: Any, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Sparse and dense gradients, dropout of each process, average and learned temperature, bit for bit."""
+    data, tokenizer = inputs
+    assert end(start_two(data, tmp_path / "whole", tokenizer)) == [0, 0]
+    killed = start_two(data, tmp_path / "killed", tokenizer)
+    output = killed[0].stdout
+    assert output is not None
+    for _ in range(10):
+        assert output.readline()
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+    assert end(killed) == [-signal.SIGKILL] * 2
+    state = load_checkpoint(tmp_path / "killed", CPU)
+    assert state is not None
+    assert 9 <= state["step"] < 20
+    assert not (tmp_path / "killed" / "model").exists()
+    assert end(start_two(data, tmp_path / "killed", tokenizer)) == [0, 0]
+    whole, resumed = (load_checkpoint(tmp_path / name, CPU) for name in ("whole", "killed"))
+    tiny.assert_same(resumed, whole)
+    assert whole is not None
+    assert (whole["step"], whole["processes"]) == (20, 2)
+    # The processes did draw different numbers.
+    assert not torch.equal(whole["torch_rng"][0], whole["torch_rng"][1])
+    assert files(tmp_path / "killed" / "model") == files(tmp_path / "whole" / "model")
+    best = [load_best(tmp_path / name, CPU) for name in ("whole", "killed")]
+    tiny.assert_same(best[1], best[0])
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("whole", "killed")
+    ]
+    for row in (*rows[0], *rows[1]):
+        del row["pairs_per_second"]
+    assert rows[1] == rows[0]
+    assert [row["step"] for row in rows[0]] == list(range(1, 21))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from emsmine.encoder.network import Network
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.released import RELEASED_LANGUAGES, ReleasedState, released_state
 from emsmine.encoder.tokenizer import Tokenizer, pack
-from emsmine.encoder.trainer import language_numbers
+from emsmine.encoder.training_model import language_numbers
 from emsmine.errors import ModelError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.data import Corpus, PairSampler
+from emsmine.encoder.data import Corpus
 from emsmine.encoder.losses import contrastive_loss, duplicate_mask, reconstruction_loss
 from emsmine.encoder.model_directory import quantise_rows
 from emsmine.encoder.network import Network
 from emsmine.encoder.protocol import unit_rows
 from emsmine.encoder.released import released_state
+from emsmine.encoder.sampler import PairSampler
 from emsmine.encoder.tokenizer import pack, replace_surrogates
 from emsmine.errors import ModelError
 

@@ -141,6 +141,21 @@ def dense_training(data: Path, output: Path, tokenizer: Path, /, **changes: dict
     return _training(layered_network(num_layers=1), tables, data, output, tokenizer, changes)
 
 
+def mixed_training(data: Path, output: Path, tokenizer: Path, /, **changes: dict[str, Any]) -> TrainingConfig:
+    """Configure all that can be on together: sparse table, layer with dropout, both objectives, average, clipping."""
+    tables: dict[str, dict[str, Any]] = {
+        "loss": {"mask_duplicates": True, "margin": 0.1, "learn_temperature": True},
+        "heads": {"language_dim": 8, "projection_dim": 8},
+        "optimiser": {
+            "learning_rate": 0.01,
+            "sparse_learning_rate": 0.02,
+            "gradient_clip": 1.0,
+            "ema_decay": 0.9,
+        },
+    }
+    return _training(layered_network(num_layers=1), tables, data, output, tokenizer, changes)
+
+
 def _training(
     network: NetworkConfig,
     tables: dict[str, dict[str, Any]],
@@ -191,6 +206,6 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     kind, *paths = sys.argv[1:]
-    make = {"sparse": sparse_training, "dense": dense_training}[kind]
+    make = {"sparse": sparse_training, "dense": dense_training, "mixed": mixed_training}[kind]
     steps: dict[str, Any] = {"run": {"checkpoint_every": 1, "log_every": 1}}
     train(make(*map(Path, paths), **steps), device="cpu", on_log=lambda row: print(row["step"], flush=True))

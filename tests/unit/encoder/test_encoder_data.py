@@ -15,7 +15,8 @@ import zstandard
 from encoder_tiny import corpus, train_tiny_tokenizer
 
 from emsmine.encoder import data as module
-from emsmine.encoder.data import Batch, Corpus, PairFile, PairSampler, TokenCache, find_pair_files, read_pairs
+from emsmine.encoder.data import Corpus, PairFile, TokenCache, find_pair_files, read_pairs
+from emsmine.encoder.sampler import Batch, PairSampler
 from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.errors import InputError, LanguageError, StaleOutputError
 

@@ -7,11 +7,14 @@ import torch
 from encoder_tiny import tensors
 
 from emsmine.encoder.losses import (
+    Candidates,
     HeadConfig,
     ProjectionHead,
     ReconstructionHead,
     contrastive_loss,
+    distillation_loss,
     duplicate_mask,
+    nested_contrastive_loss,
     reconstruction_loss,
 )
 
@@ -96,6 +99,62 @@ def test_masked_negatives_do_not_count_by_hand() -> None:
     assert float(loss) == pytest.approx((only[0] / 2 + only[1] / 2) / 2, abs=1e-9)
 
 
+def test_the_margin_makes_true_pairs_harder_by_hand() -> None:
+    # The cosines of true pairs fall from 0.8 and 1 to 0.7 and 0.9; divided by 0.5: [[1.4, 0], [1.2, 1.8]].
+    source_to_target = -math.log(math.exp(1.4) / (math.exp(1.4) + 1)) - math.log(
+        math.exp(1.8) / (math.exp(1.2) + math.exp(1.8))
+    )
+    target_to_source = -math.log(math.exp(1.4) / (math.exp(1.4) + math.exp(1.2))) - math.log(
+        math.exp(1.8) / (1 + math.exp(1.8))
+    )
+    loss = contrastive_loss(SOURCE, TARGET, 0.5, margin=0.1)
+    assert float(loss) == pytest.approx((source_to_target + target_to_source) / 4, abs=1e-9)
+
+
+def test_widths_count_alike_by_hand() -> None:
+    # The first components of the sources are 1 and 0, of the targets 1 and 0 (a zero stays a zero): cosines
+    # [[1, 0], [0, 0]], divided by 0.5: [[2, 0], [0, 0]], the same in both directions.
+    narrow = (-math.log(math.exp(2) / (math.exp(2) + 1)) + math.log(2)) / 2
+    whole = float(contrastive_loss(SOURCE, TARGET, 0.5))
+    assert float(nested_contrastive_loss(SOURCE, TARGET, 0.5, (1,))) == pytest.approx((narrow + whole) / 2, abs=1e-9)
+    # The full width is there once, whether it is listed or not.
+    assert float(nested_contrastive_loss(SOURCE, TARGET, 0.5, (2, 1))) == pytest.approx((narrow + whole) / 2, abs=1e-9)
+    assert float(nested_contrastive_loss(SOURCE, TARGET, 0.5, ())) == whole
+
+
+def test_distillation_by_hand() -> None:
+    # Unit sources (1, 0), (0, 1); unit targets (0.8, 0.6), (0, 1); teacher (0, 1), (0.6, 0.8).
+    teacher = torch.tensor([[0.0, 1.0], [0.6, 0.8]], dtype=torch.float64)
+    source = ((1 + 1) + (0.36 + 0.04)) / 2
+    target = ((0.64 + 0.16) + (0.36 + 0.04)) / 2
+    assert float(distillation_loss(SOURCE, TARGET, teacher)) == pytest.approx(source + target, abs=1e-9)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+@pytest.mark.parametrize("widths", [(), (2, 3)])
+def test_shares_of_a_batch_add_up_to_its_loss_and_gradient(margin: float, widths: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    source, target = (torch.randn((6, 4), generator=generator, dtype=torch.float64).requires_grad_() for _ in "ab")
+    hashes = torch.tensor([1, 2, 1, 4, 5, 6]), torch.tensor([1, 2, 3, 4, 5, 4])
+    whole = nested_contrastive_loss(source, target, 0.3, widths, duplicates=duplicate_mask(*hashes), margin=margin)
+    expected = torch.autograd.grad(whole, (source, target))
+    shares = [
+        nested_contrastive_loss(
+            source[first : first + 2],
+            target[first : first + 2],
+            0.3,
+            widths,
+            duplicates=duplicate_mask(*hashes, first, 2),
+            margin=margin,
+            candidates=Candidates(source, target, first),
+        )
+        for first in (0, 2, 4)
+    ]
+    assert len({float(share.detach()) for share in shares}) == 3
+    torch.testing.assert_close(torch.stack(shares).mean(), whole)
+    torch.testing.assert_close(torch.autograd.grad(torch.stack(shares).mean(), (source, target)), expected)
+
+
 def test_the_loss_is_symmetric_and_ignores_length() -> None:
     swapped = contrastive_loss(TARGET * 7, SOURCE, 0.5)
     assert float(swapped) == pytest.approx(float(contrastive_loss(SOURCE, TARGET, 0.5)), abs=1e-12)
@@ -104,6 +163,8 @@ def test_the_loss_is_symmetric_and_ignores_length() -> None:
 def test_duplicate_mask_marks_equal_sources_and_equal_targets() -> None:
     mask = duplicate_mask(torch.tensor([7, 8, 7]), torch.tensor([1, 2, 2]))
     assert mask.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+    rows = duplicate_mask(torch.tensor([7, 8, 7]), torch.tensor([1, 2, 2]), 1, 2)
+    assert rows.tolist() == mask.tolist()[1:]
 
 
 def test_gradients_of_both_losses_are_right() -> None:
@@ -126,6 +187,48 @@ def test_the_reconstruction_head_depends_on_the_language() -> None:
     torch.testing.assert_close(first.exp().sum(-1), torch.ones(2))
     assert not torch.allclose(first[0], second[0], atol=1e-3)
     torch.testing.assert_close(first[1], second[1])
+
+
+def test_a_reconstruction_head_without_languages_and_with_a_shared_table_by_hand() -> None:
+    table = torch.nn.Parameter(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]))
+    config = HeadConfig(language_embedding=False, shared_embedding=True)
+    head = ReconstructionHead(2, 3, config, 1e-12, shared_table=table)
+    assert head.language is None
+    with torch.no_grad():
+        head.dense.weight.copy_(torch.eye(2))
+        head.dense.bias.zero_()
+    # silu is monotonous above 0: LayerNorm makes (1, −1) of (3, 1), and the logits are 0, 1, −2.
+    total = 1 + math.exp(1) + math.exp(-2)
+    found = head(torch.tensor([[3.0, 1.0]]), torch.tensor([61])).exp()
+    torch.testing.assert_close(found, torch.tensor([[1.0, math.exp(1), math.exp(-2)]]) / total)
+    head(torch.tensor([[3.0, 1.0]]), torch.tensor([0])).sum().backward()
+    assert table.grad is not None
+    assert bool((table.grad != 0).any())
+
+
+def test_a_shared_table_with_languages_narrows_the_transform() -> None:
+    table = torch.nn.Parameter(torch.randn((11, 6)))
+    head = ReconstructionHead(6, 11, HeadConfig(language_dim=4, num_languages=3), 1e-12, shared_table=table)
+    assert head.dense.weight.shape == (6, 10)
+    assert head.decoder.weight is table
+    assert head(torch.randn((2, 6)), torch.tensor([0, 2])).shape == (2, 11)
+
+
+def test_language_vectors_drop_out_in_training_only() -> None:
+    torch.manual_seed(0)
+    head = ReconstructionHead(6, 11, HeadConfig(language_dim=64, num_languages=3), 1e-12, language_dropout=0.5)
+    seen: list[torch.Tensor] = []
+    head.dense.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    vectors, language = torch.randn((50, 6)), torch.zeros(50, dtype=torch.long)
+    head(vectors, language)
+    head.eval()(vectors, language)
+    trained, evaluated = seen
+    kept = trained[:, :64] != 0
+    assert 0.4 < float(kept.float().mean()) < 0.6
+    # What stays is twice as large; the sentence vector is left alone.
+    torch.testing.assert_close(trained[:, :64][kept], 2 * evaluated[:, :64][kept])
+    assert torch.equal(trained[:, 64:], vectors)
+    assert bool((evaluated != 0).all())
 
 
 def test_the_projection_head_by_hand() -> None:

@@ -20,19 +20,15 @@ from encoder_tiny import (
     write_pairs,
 )
 
-from emsmine.encoder.data import Corpus, PairSampler
+from emsmine.encoder.checkpoints import load_checkpoint
+from emsmine.encoder.data import Corpus
 from emsmine.encoder.ems import EMSEncoder
 from emsmine.encoder.losses import contrastive_loss, reconstruction_loss
-from emsmine.encoder.trainer import (
-    Trainer,
-    language_numbers,
-    learning_rate_factor,
-    load_checkpoint,
-    split_validation,
-    to_torch,
-)
+from emsmine.encoder.sampler import PairSampler, split_validation
+from emsmine.encoder.trainer import Trainer, learning_rate_factor
 from emsmine.encoder.training import train
 from emsmine.encoder.training_config import OptimiserConfig, TrainingConfig
+from emsmine.encoder.training_model import language_numbers, to_torch
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
 
 CPU = torch.device("cpu")

@@ -1,18 +1,21 @@
 """`emsmine train`: from a configuration file and pair files to a model directory."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from encoder_tiny import plain_network, sentences, sparse_training, write_pairs
 
-from emsmine.encoder.data import find_pair_files
+from emsmine.encoder.data import TokenCache, find_pair_files
 from emsmine.encoder.ems import EMSEncoder
 from emsmine.encoder.model_directory import TOKENIZER
+from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.encoder.training import balanced_sample, train
 from emsmine.errors import ConfigError, InputError
 from emsmine.pipelines.cli import run_cli
+from emsmine.pipelines.lock import run_lock
 
 
 def test_english_gets_its_share_from_every_file(pairs: Path) -> None:
@@ -86,6 +89,43 @@ def test_the_command_trains_tokeniser_and_model(
     vectors = encoder.encode(["the baker sells seven lamps."], lang="eng_Latn")
     assert np.linalg.norm(vectors) == pytest.approx(1, abs=1e-5)
     assert (tmp_path / "runs/tiny/model" / TOKENIZER).read_bytes() == (tmp_path / "runs/tiny" / TOKENIZER).read_bytes()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(tmp_path / "pairs")
+    (tmp_path / "tiny.toml").write_text(CONFIG.format(vocab_size=100), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with run_lock("runs/tiny", "train"):
+        assert run_cli(["train", "tiny.toml", "--steps", "1", "--device", "cpu"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"is in use by process {os.getpid()}" in err
+    assert not list((tmp_path / "runs/tiny").glob("*.pt"))
+    assert run_cli(["train", "tiny.toml", "--steps", "1", "--device", "cpu"]) == 0
+
+
+def test_text_is_prepared_as_the_release_does(tmp_path: Path, spm_path: Path) -> None:
+    """For the tokens of training, for the tokeniser and for who uses the model."""
+    pytest.importorskip("sacremoses")
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    (folder / "de-en.tsv").write_text("Das Boot, grün.\tThe Boat, green.\n" * 12, encoding="utf-8")
+    config = sparse_training(
+        folder, tmp_path / "run", spm_path, data={"preprocessing": "ems", "batch_size": 2}, run={"table": "float32"}
+    )
+    model = train(config, device="cpu", stop_after=1)
+    files = find_pair_files([folder])
+    assert set(balanced_sample(files, 9, 1, "ems")) == {"das boot , grün .", "the boat , green ."}
+    tokenizer = Tokenizer(spm_path)
+    made = TokenCache(tmp_path / "run/cache", tokenizer, 24, preprocessing="ems").corpus(files[0])
+    expected, _ = tokenizer.encode(["das boot , grün .", "the boat , green ."], 24)
+    assert made.sentences.take(np.arange(2)).ids.tolist() == expected.ids.tolist()
+    # Not the entry of the unprepared text.
+    plain = TokenCache(tmp_path / "run/cache", tokenizer, 24).corpus(files[0])
+    assert plain.sentences.ids.tolist() != made.sentences.ids.tolist()
+    assert EMSEncoder(model, device="cpu").preprocessing == "ems"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,24 @@ def test_values_are_read(tmp_path: Path) -> None:
     assert (config.data.exponent, config.optimiser.steps, config.network.dim) == (1, 7, 32)
 
 
+def test_the_published_recipe() -> None:
+    """The numbers of reference/FACTS.md, section 1."""
+    config = load_training_config(RECIPES / "paper.toml")
+    # The network and the heads are the defaults, which the golden values check.
+    assert (config.network, config.heads) == (TrainingConfig().network, TrainingConfig().heads)
+    loss, optimiser, run = config.loss, config.optimiser, config.run
+    assert (loss.xtr_weight, loss.contrastive_weight, loss.temperature, loss.xtr_targets) == (1.0, 2.0, 0.1, "paper")
+    assert (loss.gather_negatives, loss.mask_duplicates, loss.learn_temperature, loss.margin) == (
+        False,
+        False,
+        False,
+        0,
+    )
+    assert (optimiser.learning_rate, optimiser.warmup_steps, optimiser.schedule) == (3e-4, 10_000, "cosine")
+    assert (optimiser.weight_decay, optimiser.amsgrad, optimiser.gradient_clip) == (1e-5, True, 0.0)
+    assert (config.data.batch_size, config.data.preprocessing, run.precision) == (8 * 152, "ems", "fp16")
+
+
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_the_recipes_that_ship_are_valid(recipe: Path) -> None:
     config = load_training_config(recipe)
@@ -81,7 +99,24 @@ def test_the_recipes_that_ship_are_valid(recipe: Path) -> None:
         ("[optimiser]\nsteps = 0", "optimiser.steps is 0"),
         ("[optimiser]\nschedule = 'constant'", "optimiser.schedule is 'constant'; choose cosine or linear"),
         ("[optimiser]\nlearning_rate = inf", "optimiser.learning_rate is inf"),
-        ("[run]\nprecision = 'fp16'", "run.precision is 'fp16'; choose fp32 or bf16"),
+        ("[run]\nprecision = 'fp8'", "run.precision is 'fp8'; choose from fp32, bf16, fp16"),
+        ("[run]\nexport = 'first'", "run.export is 'first'; choose from last, best, ema"),
+        ("[run]\nexport = 'ema'", "run.export is ema, but optimiser.ema_decay is 0"),
+        ("[run]\nexport = 'best'\n[data]\nvalidation_pairs = 0", "run.export is best, but data.validation_pairs is 0"),
+        ("[optimiser]\nema_decay = 1.0", "optimiser.ema_decay is 1.0; it must be at least 0 and below 1"),
+        ("[data]\nchunk_size = -1", "data.chunk_size is -1"),
+        ("[data]\npreprocessing = 'moses'", "data.preprocessing is 'moses'; choose from none, ems"),
+        ("[data]\nteacher = 'ems:default'", "loss.distill_weight is 0.0 and data.teacher is 'ems:default'; set both"),
+        ("[loss]\ndistill_weight = 1", "loss.distill_weight is 1 and data.teacher is ''; set both"),
+        ("[loss]\nmargin = -0.1", "loss.margin is -0.1"),
+        ("[loss]\nmatryoshka = [64]", "set heads.projection to false"),
+        ("[loss]\nmatryoshka = [2048]\n[heads]\nprojection = false", "has the width 2048, but network.dim is 1024"),
+        ("[loss]\nmatryoshka = [0]\n[heads]\nprojection = false", "loss.matryoshka is [0]; widths must be at least 1"),
+        ("[loss]\nmatryoshka = ['64']", "matryoshka is ['64']; it must be a list of integers"),
+        ("[loss]\nmatryoshka = [true]", "matryoshka is [True]; it must be a list of integers"),
+        ("[loss]\ncontrastive_weight = 0\nmargin = 0.1", "but loss.contrastive_weight is 0"),
+        ("[heads]\nshared_embedding = true\n[loss]\nxtr_weight = 0", "heads.shared_embedding needs the reconstruction"),
+        ("[heads]\nshared_embedding = true\n[optimiser]\nsparse_learning_rate = 0.1", "dense gradients; set"),
         ("[run]\ntable = 'int4'", "run.table is 'int4'; choose from float32, float16, int8"),
         ("[run]\nlog_every = 0", "run.log_every is 0"),
         ("[run]\nseed = -1", "run.seed is -1"),
@@ -107,6 +142,7 @@ def test_the_file_is_named_when_it_cannot_be_read(tmp_path: Path) -> None:
     ("table", "changes", "decides"),
     [
         ("run", {"output": "elsewhere", "log_every": 7, "checkpoint_every": 3, "name": "x", "table": "int8"}, False),
+        ("run", {"export": "best"}, False),
         ("data", {"cache": "elsewhere", "train": ("moved",)}, False),
         ("run", {"seed": 2}, True),
         ("run", {"precision": "bf16"}, True),

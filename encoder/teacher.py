@@ -1,0 +1,85 @@
+"""What a teacher says about training pairs: one vector of each, computed once and kept on disk."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from emsmine.encoder.protocol import Encoder
+from emsmine.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_ENGLISH = "eng_Latn"
+
+
+def teacher_vectors(
+    teacher: Encoder, chunks: Iterable[list[tuple[str, str]]], langs: tuple[str, str], entry: Path, num_pairs: int
+) -> npt.NDArray[np.float16]:
+    """Return the teacher's vector of every pair: that of its English side; of its source, if no side is English.
+
+    Args:
+        teacher: any encoder.
+        chunks: the pairs, only read if they are not in the cache.
+        langs: canonical languages of source and target.
+        entry: where the vectors are kept; the teacher's fingerprint is added to the name.
+        num_pairs: how many there are.
+
+    Returns:
+        float16 [num_pairs, teacher.dim], memory-mapped.
+
+    Reference: Reimers & Gurevych 2020, Making Monolingual Sentence Embeddings Multilingual: the teacher sees one
+    language, the student both.
+    """
+    folder = entry.with_name(f"{entry.name}-{teacher.fingerprint()[:16]}")
+    loaded = _load(folder, num_pairs, teacher.dim)
+    if loaded is None:
+        side = 1 if langs[1] == _ENGLISH else 0
+        logger.info("%s encodes %d sentences as a teacher", teacher.name, num_pairs)
+        _build(teacher, chunks, side, langs[side], folder, num_pairs)
+        loaded = _load(folder, num_pairs, teacher.dim)
+    if loaded is None:
+        raise InputError(f"train: {folder} cannot be read back after writing it; check the disk")
+    return loaded
+
+
+def _build(
+    teacher: Encoder, chunks: Iterable[list[tuple[str, str]]], side: int, lang: str, folder: Path, num_pairs: int
+) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    # Files of no bytes cannot be mapped.
+    vectors = np.lib.format.open_memmap(
+        temporary / "vectors.npy", mode="w+", dtype=np.float16, shape=(max(1, num_pairs), teacher.dim)
+    )
+    done = 0
+    for chunk in chunks:
+        vectors[done : done + len(chunk)] = teacher.encode([pair[side] for pair in chunk], lang=lang)
+        done += len(chunk)
+    vectors.flush()
+    if done != num_pairs:
+        raise InputError(f"train: {folder.name} got {done} pairs, expected {num_pairs}; did a training file change?")
+    (temporary / "done.json").write_text(json.dumps({"pairs": num_pairs, "teacher": teacher.name}), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def _load(folder: Path, num_pairs: int, dim: int) -> npt.NDArray[np.float16] | None:
+    """Return the vectors of a cache entry; None if there is no whole one."""
+    if not (folder / "done.json").exists():
+        return None
+    try:
+        vectors: npt.NDArray[np.float16] = np.load(folder / "vectors.npy", mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        logger.warning("train: cache entry %s is damaged (%s); asking the teacher again", folder, error)
+        return None
+    if vectors.shape != (max(1, num_pairs), dim) or vectors.dtype != np.float16:
+        logger.warning("train: cache entry %s is damaged (shape %s); asking the teacher again", folder, vectors.shape)
+        return None
+    return vectors[:num_pairs]
