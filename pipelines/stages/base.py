@@ -69,6 +69,11 @@ def shard_name(number: int) -> str:
     return f"{number:05d}"
 
 
+def shard_of(ref: FileRef) -> str:
+    """Return the shard that a Parquet file is: `sentences/eng_Latn/00003.parquet` → `00003`."""
+    return ref.path.rsplit("/", 1)[1].removesuffix(".parquet")
+
+
 def pair_folder(pair: tuple[str, str]) -> str:
     """Name the folder of a canonical pair: `deu_Latn-eng_Latn`."""
     return f"{pair[0]}-{pair[1]}"

@@ -19,8 +19,8 @@ from emsmine.pipelines.schemas import (
     from_fixed_binary,
     signatures_schema,
 )
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step
-from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_of
+from emsmine.pipelines.tasks import JSON, TaskSpec
 
 _BATCH = 256
 _SIGNATURE_BYTES = dedup.NUM_PERMUTATIONS * 4
@@ -30,7 +30,7 @@ def plan_sign(step: Step, context: PlanContext) -> list[TaskSpec]:
     """One task per shard of documents."""
     params: dict[str, JSON] = {"near_duplicates": context.settings.dedup.near_duplicates, "scheme": dedup.SCHEME}
     refs = context.store.outputs("ingest", "read", "documents")
-    return [step.spec(params, (ref,), _shard(ref)) for ref in refs]
+    return [step.spec(params, (ref,), shard_of(ref)) for ref in refs]
 
 
 def run_sign(task: TaskContext) -> None:
@@ -93,7 +93,7 @@ def run_cluster(task: TaskContext) -> None:
 
 def _text_by_row(task: TaskContext, wanted: npt.NDArray[np.int64]) -> Callable[[int], str]:
     """Return a function that fetches the text of the document in row i of `wanted`; reads one shard at a time."""
-    documents = {int(_shard(ref)): ref for ref in task.spec.inputs if ref.path.startswith("documents/")}
+    documents = {int(shard_of(ref)): ref for ref in task.spec.inputs if ref.path.startswith("documents/")}
     loaded: dict[int, tuple[npt.NDArray[np.int64], pa.Table]] = {}
 
     def fetch(row: int) -> str:
@@ -115,7 +115,7 @@ def plan_apply(step: Step, context: PlanContext) -> list[TaskSpec]:
     """One task per shard of documents."""
     duplicates = context.store.outputs("dedup", "cluster", "duplicates")
     refs = context.store.outputs("ingest", "read", "documents")
-    return [step.spec({}, (ref, *duplicates), _shard(ref)) for ref in refs]
+    return [step.spec({}, (ref, *duplicates), shard_of(ref)) for ref in refs]
 
 
 def run_apply(task: TaskContext) -> None:
@@ -134,10 +134,6 @@ def run_apply(task: TaskContext) -> None:
                 sample = f"of {duplicate[0]}: {batch['url'][row].as_py()}"
                 task.drop(f"duplicate_{duplicate[1]}", id=doc_id, sample=sample)
         writer.write(pa.Table.from_batches([batch]).filter(pa.array(keep, pa.bool_())))
-
-
-def _shard(ref: FileRef) -> str:
-    return ref.path.rsplit("/", 1)[1].removesuffix(".parquet")
 
 
 STAGE = Stage(

@@ -10,7 +10,7 @@ from emsmine.encoder.registry import load_encoder
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import embeddings_schema, fixed_binary
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_of
 from emsmine.pipelines.tasks import JSON, Runtime, TaskSpec
 
 _BATCH = 8192
@@ -38,8 +38,7 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
     specs = []
     for lang in context.settings.languages:
         for ref in context.store.outputs("langid", "distinct", f"sentences/{lang}"):
-            shard = ref.path.rsplit("/", 1)[1].removesuffix(".parquet")
-            specs.append(step.spec(dict(params), (ref,), f"{lang}/{shard}"))
+            specs.append(step.spec(dict(params), (ref,), f"{lang}/{shard_of(ref)}"))
     return specs
 
 

@@ -22,7 +22,7 @@ from emsmine.mining.text import dedup_key, hash128, letters_only, sanitise
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import OCCURRENCES, SEGMENTS, SENTENCES, from_fixed_binary
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name, shard_of
 from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 64
@@ -68,7 +68,7 @@ def plan_split(step: Step, context: PlanContext) -> list[TaskSpec]:
         "libraries": library_versions("py3langid", "sentencex"),
     }
     refs = context.store.outputs("dedup", "apply", "distinct")
-    return [step.spec(params, (ref,), ref.path.rsplit("/", 1)[1].removesuffix(".parquet")) for ref in refs]
+    return [step.spec(params, (ref,), shard_of(ref)) for ref in refs]
 
 
 def run_split(task: TaskContext) -> None:

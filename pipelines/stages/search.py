@@ -13,7 +13,7 @@ from emsmine.mining.faiss_search import search_both_flat
 from emsmine.mining.knn import Neighbours, merge, search_both
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import neighbours_schema, read_embeddings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
 from emsmine.pipelines.tasks import FileRef, TaskSpec
 
 DIRECTIONS = ("forward", "backward")
@@ -85,7 +85,7 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
             groups: dict[str, list[FileRef]] = {}
             for ref in tiles:
                 # tiles/<pair>/<direction>-<source shard>-<target shard>.parquet
-                kind, *shards = ref.path.rsplit("/", 1)[1].removesuffix(".parquet").split("-")
+                kind, *shards = shard_of(ref).split("-")
                 if kind == direction:
                     groups.setdefault(shards[side], []).append(ref)
             for shard, refs in sorted(groups.items()):
