@@ -71,7 +71,7 @@ def test_changed_threshold_is_named_and_nothing_is_touched(copied: Path, crawl: 
 
 def test_redo_replaces_a_stage_and_all_later_ones_only(copied: Path, crawl: list[Path]) -> None:
     before = kit.tree(copied)
-    redone = kit.run(crawl, copied, "--threshold", "1.2", "--redo", "select")
+    redone = kit.run(crawl, copied, "--threshold", "1.6", "--redo", "select")
     assert redone.code == 0, redone.err
     after = kit.tree(copied)
     changed = {name for name in before if before[name] != after.get(name)}
@@ -84,9 +84,9 @@ def test_redo_replaces_a_stage_and_all_later_ones_only(copied: Path, crawl: list
         "rejects",
         "selected",
     }
-    assert all(row["margin"] >= 1.2 for row in kit.rows(copied, "selected"))
+    assert all(row["margin"] >= 1.6 for row in kit.rows(copied, "selected"))
     assert len(kit.rows(copied, "selected")) < 2 * kit.NUM_PARALLEL
-    assert read_config(copied / CONFIG_NAME)["select"]["threshold"] == 1.2
+    assert read_config(copied / CONFIG_NAME)["select"]["threshold"] == 1.6
     # And back again: the very bytes of the first run.
     assert kit.run(crawl, copied, "--redo", "select").code == 0
     assert kit.tree(copied) == before
