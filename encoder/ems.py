@@ -1,15 +1,19 @@
 """EMS models as encoders: load a model directory, encode in length-sorted batches without padding."""
 
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from emsmine.encoder.inference import PRECISIONS, prepare
 from emsmine.encoder.model_directory import CONFIG, TOKENIZER, load_model
+from emsmine.encoder.network import Network
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.encoder.tokenizer import OffsetArray, Packed, Tokenizer
@@ -21,6 +25,10 @@ logger = logging.getLogger(__name__)
 TOKENS_PER_BATCH = 1024
 # Plain means of subword vectors have no matrix product to feed; larger batches save Python overhead.
 TOKENS_PER_BATCH_PLAIN = 65_536
+# Sentences are sorted by length within a chunk, and the next chunk is tokenised while the network runs: enough of them
+# that a batch holds one or two lengths.
+CHUNK = 4096
+_DTYPES = {"fp32": "float32", "int8": "int8", "bf16": "bfloat16"}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -49,10 +57,18 @@ def resolve_device(device: str) -> torch.device:
 class EMSEncoder:
     """An EMS model directory behind the `Encoder` protocol."""
 
-    def __init__(self, folder: Path, *, name: str = "", device: str = "auto") -> None:
+    def __init__(self, folder: Path, *, name: str = "", device: str = "auto", precision: str = "fp32") -> None:
         """Load a model directory.
 
+        Args:
+            folder: the model directory.
+            name: for people; default: the name in `config.json`.
+            device: see `resolve_device`.
+            precision: of the linear layers: `fp32`; `int8`, for a CPU; `bf16`, for a GPU. Whether it suits the device
+                is checked by the first `encode`, so that a fingerprint can be had on any machine.
+
         Raises:
+            ConfigError: the precision is unknown, or the network has no linear layers that it could apply to.
             ModelError: files are missing or damaged, or do not belong together.
         """
         self.folder = Path(folder)
@@ -66,32 +82,81 @@ class EMSEncoder:
         self.device = resolve_device(device)
         self.network = network.to(self.device)
         self.preprocessing = str(config["preprocessing"])
+        self.precision = precision
         self.name = name or f"ems:{config['name']}"
+        if precision not in PRECISIONS:
+            raise ConfigError(f"encoder: precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+        if precision != "fp32":
+            if not network.config.num_layers:
+                raise ConfigError(
+                    f"encoder: {self.name} is a mean of subword vectors without layers, so {precision} would change "
+                    f"nothing; leave @{precision} out"
+                )
+            self.name += f"@{precision}"
         self.dim = network.config.dim
         self.num_cut = 0
         """Sentences cut at `max_tokens` so far."""
-        self._fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode() + b"|mean|float32").hexdigest()
+        identity = json.dumps(config, sort_keys=True) + f"|mean|{_DTYPES[precision]}"
+        self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """Return the hash of `config.json` (which holds the hashes of weights and tokeniser), pooling and dtype."""
+        """Return the hash of `config.json` (which holds the hashes of weights and tokeniser), pooling and precision."""
         return self._fingerprint
 
-    @torch.inference_mode()
     def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
-        """Encode sentences; see `Encoder.encode`."""
-        config = self.network.config
-        packed, cut = self.tokenizer.encode(preprocess(sentences, lang, self.preprocessing), config.max_tokens)
-        self.num_cut += cut
-        vectors = np.zeros((len(packed), config.dim), dtype=np.float32)
+        """Encode sentences; see `Encoder.encode`.
+
+        Raises:
+            ConfigError: the precision does not suit the device.
+        """
+        vectors = np.zeros((len(sentences), self.dim), dtype=np.float32)
+        for start, packed in self._tokenise(sentences, lang):
+            vectors[start : start + len(packed)] = unit_rows(self._encode_packed(packed))
+        return vectors
+
+    def _tokenise(self, sentences: Sequence[str], lang: str) -> Iterator[tuple[int, Packed]]:
+        """Tokenise in chunks, in a thread of its own and one chunk ahead; yields (first sentence, tokens)."""
+        max_tokens = self.network.config.max_tokens
+
+        def tokenise(start: int) -> tuple[Packed, int]:
+            texts = preprocess(sentences[start : start + CHUNK], lang, self.preprocessing)
+            return self.tokenizer.encode(texts, max_tokens)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
+            waiting = pool.submit(tokenise, 0)
+            for start in range(0, len(sentences), CHUNK):
+                packed, num_cut = waiting.result()
+                if start + CHUNK < len(sentences):
+                    waiting = pool.submit(tokenise, start + CHUNK)
+                self.num_cut += num_cut
+                yield start, packed
+
+    @torch.inference_mode()
+    def _encode_packed(self, packed: Packed) -> FloatArray:
+        """Run the network; float32 [N, D], not normalised."""
+        vectors = np.zeros((len(packed), self.dim), dtype=np.float32)
         # Batches of similar length; the result of a sentence does not depend on what else is in its batch.
         order = np.argsort(packed.lengths, kind="stable")
-        budget = TOKENS_PER_BATCH if config.num_layers else TOKENS_PER_BATCH_PLAIN
+        budget = TOKENS_PER_BATCH if self.network.config.num_layers else TOKENS_PER_BATCH_PLAIN
         for rows in _batches(packed, order, budget):
             batch = packed.take(rows)
             ids = torch.from_numpy(batch.ids).to(self.device)
             offsets = torch.from_numpy(batch.offsets).to(self.device)
-            vectors[rows] = self.network(ids, offsets).float().cpu().numpy()
-        return unit_rows(vectors)
+            vectors[rows] = self._prepared(ids, offsets).float().cpu().numpy()
+        return vectors
+
+    @functools.cached_property
+    def _prepared(self) -> Network:
+        """The network, rearranged for encoding when it is first needed."""
+        on_cpu = self.device.type == "cpu"
+        if self.precision == "bf16" and on_cpu:
+            raise ConfigError(
+                f"encoder: {self.name} needs a GPU (most processors emulate bf16, slower than fp32); use @int8 on a CPU"
+            )
+        if self.precision == "int8" and not on_cpu:
+            raise ConfigError(f"encoder: {self.name} runs on a CPU only; use @bf16 on {self.device}, or --device cpu")
+        prepare(self.network, self.precision)
+        return self.network
 
 
 def _batches(packed: Packed, order: OffsetArray, budget: int) -> list[OffsetArray]:

@@ -1,6 +1,7 @@
 """The EMS encoder network, run without padding.
 
-Shapes legend: T tokens of the whole batch, N sentences, D model width, H heads, L length of a group of sentences.
+Shapes legend: T tokens of the whole batch, N sentences, D model width, H heads of width W, L length of a group of
+sentences.
 
 Reference: Mao, Chu & Kurohashi 2024, section III; released code, modeling/model_v2.py. Post-norm Transformer layers
 with learned positions from index 1, mean pooling over the tokens; the language is not an input of the encoder.
@@ -19,6 +20,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": functional.relu,
 }
+
+Groups = list[tuple[int, int]]
+"""Packed sentences in order of length, as (number of sentences, their common length)."""
 
 
 class Embedding(nn.Module):
@@ -50,6 +54,23 @@ class Embedding(nn.Module):
         return out
 
 
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
+    """Attend inside each sentence; sentences of equal length are one batched product.
+
+    Shapes: query, key and value [T, H, W] → [T, D].
+    """
+    contexts, start = [], 0
+    for num_sentences, length in groups:
+        end = start + num_sentences * length
+        query_NHLW, key_NHLW, value_NHLW = (
+            part[start:end].view(num_sentences, length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value)
+        )
+        context = functional.scaled_dot_product_attention(query_NHLW, key_NHLW, value_NHLW, dropout_p=dropout)
+        contexts.append(context.transpose(1, 2).flatten(0, 1).flatten(1))
+        start = end
+    return torch.cat(contexts)
+
+
 class Layer(nn.Module):
     """One post-norm Transformer layer over packed tokens."""
 
@@ -68,22 +89,14 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.activation = _ACTIVATIONS[config.activation]
 
-    def attend(self, hidden_TD: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Self-attention inside each sentence; sentences of equal length are one batched product."""
-        heads = [linear(hidden_TD).unflatten(-1, (self.num_heads, -1)) for linear in (self.query, self.key, self.value)]
-        dropout = self.attention_dropout if self.training else 0.0
-        contexts, start = [], 0
-        for num_sentences, length in groups:
-            end = start + num_sentences * length
-            query, key, value = (
-                part[start:end].unflatten(0, (num_sentences, length)).transpose(1, 2) for part in heads
-            )  # [N, H, L, D / H]
-            context = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-            contexts.append(context.transpose(1, 2).flatten(0, 1).flatten(1))
-            start = end
-        return torch.cat(contexts)
+    def attend(self, hidden_TD: Tensor, groups: Groups) -> Tensor:
+        """Self-attention inside each sentence, [T, D]."""
+        query, key, value = (
+            linear(hidden_TD).unflatten(-1, (self.num_heads, -1)) for linear in (self.query, self.key, self.value)
+        )
+        return packed_attention(query, key, value, groups, self.attention_dropout if self.training else 0.0)
 
-    def forward(self, hidden_TD: Tensor, groups: list[tuple[int, int]]) -> Tensor:
+    def forward(self, hidden_TD: Tensor, groups: Groups) -> Tensor:
         """Return [T, D]; `groups` lists (number of sentences, length) in packed order."""
         attended = self.attention_output(self.attend(hidden_TD, groups))
         hidden = self.attention_norm(self.dropout(attended) + hidden_TD)
@@ -158,7 +171,7 @@ def _reorder(lengths: Tensor, offsets: Tensor, order: Tensor) -> tuple[Tensor, T
     return torch.repeat_interleave(offsets[:-1][order], sorted_lengths) + inside, inside + 1
 
 
-def _by_length(hidden_TD: Tensor, groups: list[tuple[int, int]]) -> list[Tensor]:
+def _by_length(hidden_TD: Tensor, groups: Groups) -> list[Tensor]:
     """Cut packed tokens into [N, L, D] blocks of sentences of equal length."""
     sizes = [n * length for n, length in groups]
     return [part.reshape(*group, -1) for part, group in zip(torch.split(hidden_TD, sizes), groups, strict=True)]

@@ -12,18 +12,24 @@ ENTRY_POINTS = "emsmine.encoders"
 
 def _load_ems(rest: str, device: str) -> Encoder:
     from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+    from emsmine.encoder.inference import PRECISIONS
     from emsmine.encoder.model_directory import CONFIG
 
-    folder = Path(rest)
+    # Only these suffixes count: an @ elsewhere belongs to the path.
+    name, _, precision = rest.rpartition("@")
+    if precision not in PRECISIONS or not name:
+        name, precision = rest, "fp32"
+    folder = Path(name)
     if (folder / CONFIG).exists():
-        return EMSEncoder(folder, device=device)
+        return EMSEncoder(folder, device=device, precision=precision)
     try:
-        shipped = pretrained_folder(rest)
+        shipped = pretrained_folder(name)
     except ConfigError:
         if folder.is_dir():
-            return EMSEncoder(folder, device=device)  # Its message says which files a model directory holds.
+            # Its message says which files a model directory holds.
+            return EMSEncoder(folder, device=device, precision=precision)
         raise
-    return EMSEncoder(shipped, name=f"ems:{rest}", device=device)
+    return EMSEncoder(shipped, name=f"ems:{name}", device=device, precision=precision)
 
 
 def _load_sentence_transformers(rest: str, device: str) -> Encoder:
@@ -44,6 +50,7 @@ def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
     Args:
         spec: `ems:NAME` (shipped), `ems:FOLDER`, `sentence-transformers:NAME`, or `KIND:REST` where another package
             registers KIND in the entry-point group `emsmine.encoders` (a callable `(rest, device) → Encoder`).
+            The first two may end in a precision: `@fp32`, `@int8` or `@bf16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
 
     Raises:

@@ -60,7 +60,9 @@ class LangidSettings:
 class EncodeSettings:
     """From sentences to embeddings."""
 
-    encoder: str = setting("ems:default", "encoder: ems:NAME, ems:FOLDER, sentence-transformers:NAME")
+    encoder: str = setting(
+        "ems:default", "encoder: ems:NAME or ems:FOLDER (also @int8, @bf16), sentence-transformers:NAME"
+    )
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,12 @@ def check(settings: Settings, runtime: Runtime) -> None:
     """Refuse an unknown or damaged encoder, or a device that is not there, before hours of work."""
     from emsmine.encoder.ems import resolve_device
 
-    resolve_device(runtime.device)
-    _encoder(settings.encode.encoder, "cpu")
+    device = resolve_device(runtime.device)
+    encoder = _encoder(settings.encode.encoder, "cpu")
+    if device.type == "cpu":
+        # What an encoder prepares at its first sentence (a precision, a word splitter) would else fail stages later.
+        for lang in settings.languages:
+            encoder.encode(["1"], lang=lang)
 
 
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:

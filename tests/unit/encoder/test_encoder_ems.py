@@ -2,7 +2,10 @@
 
 import dataclasses
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from emsmine.encoder import ems
 from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.ems import EMSEncoder, resolve_device
 from emsmine.encoder.model_directory import save_model
+from emsmine.encoder.network import Network
 from emsmine.encoder.protocol import unit_rows
+from emsmine.encoder.quantised import require_exact_products
 from emsmine.encoder.sbert import SentenceTransformersEncoder
 from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.errors import ConfigError, MissingDependencyError, ModelError
@@ -57,6 +62,20 @@ class TestTwoLayersWithReleasedPreprocessing(EncoderContract):
     @pytest.fixture
     def encoder(self, released: EMSEncoder) -> EMSEncoder:
         return released
+
+
+class TestTwoLayersInt8(EncoderContract):
+    @pytest.fixture
+    def encoder(self, layered: EMSEncoder) -> EMSEncoder:
+        skip_without_int8()
+        return EMSEncoder(layered.folder, device="cpu", precision="int8")
+
+
+def skip_without_int8() -> None:
+    try:
+        require_exact_products()
+    except ConfigError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -105,6 +124,95 @@ def test_the_fingerprint_follows_weights_and_preprocessing_but_not_the_folder(sp
     assert len({first, *others}) == 4
 
 
+def test_precision_is_in_name_and_fingerprint(layered: EMSEncoder) -> None:
+    encoders = [EMSEncoder(layered.folder, device="cpu", precision=name) for name in ("fp32", "int8", "bf16")]
+    assert [encoder.name for encoder in encoders] == ["ems:tiny", "ems:tiny@int8", "ems:tiny@bf16"]
+    assert len({encoder.fingerprint() for encoder in encoders}) == 3
+    assert encoders[0].fingerprint() == layered.fingerprint()
+
+
+def test_int8_is_near_fp32(spm_path: Path, tmp_path: Path) -> None:
+    skip_without_int8()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network(layered_network(dim=256, num_heads=4, ffn_dim=1024))
+    save_model(network, spm_path, tmp_path, name="wide", table="float32")
+    fp32, int8 = (
+        EMSEncoder(tmp_path, device="cpu", precision=name).encode(SENTENCES, lang="eng_Latn")
+        for name in ("fp32", "int8")
+    )
+    assert (fp32 * int8).sum(axis=1).min() >= 0.999
+    assert not np.array_equal(fp32, int8)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_precision_needs_layers(plain: EMSEncoder, precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"ems:tiny is a mean of .* without layers.*leave @{precision} out"):
+        EMSEncoder(plain.folder, device="cpu", precision=precision)
+
+
+def test_an_unknown_precision_lists_the_known_ones(layered: EMSEncoder) -> None:
+    with pytest.raises(ConfigError, match="'int4' is unknown; choose from fp32, int8, bf16"):
+        EMSEncoder(layered.folder, device="cpu", precision="int4")
+
+
+def test_bf16_on_a_cpu_is_refused_when_it_is_used(layered: EMSEncoder) -> None:
+    encoder = EMSEncoder(layered.folder, device="cpu", precision="bf16")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"ems:tiny@bf16 needs a GPU .*; use @int8 on a CPU"):
+            encoder.encode(["boat"], lang="eng_Latn")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])
+def test_chunks_change_neither_order_nor_values(
+    encoder: EMSEncoder, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    texts = [*SENTENCES, "boat " * 100]
+    expected = encoder.encode(texts, lang="eng_Latn")
+    num_cut = encoder.num_cut
+    assert num_cut > 1
+    monkeypatch.setattr(ems, "CHUNK", chunk)
+    np.testing.assert_allclose(encoder.encode(texts, lang="eng_Latn"), expected, atol=1e-5)
+    assert encoder.num_cut == 2 * num_cut
+
+
+def test_the_next_chunk_is_tokenised_while_the_network_runs_and_no_further_one(
+    encoder: EMSEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ems, "CHUNK", 2)
+    started = [threading.Event() for _ in range(4)]
+    tokenise, run = encoder.tokenizer.encode, encoder._encode_packed
+    ahead: list[list[bool]] = []
+    threads = set()
+
+    def watched_tokenise(texts: Sequence[str], max_tokens: int) -> Any:
+        threads.add(threading.current_thread())
+        started[int(texts[0][1:])].set()
+        return tokenise(texts, max_tokens)
+
+    def watched_run(packed: Any) -> Any:
+        following = len(ahead) + 1
+        if following < len(started):
+            assert started[following].wait(timeout=30), "the next chunk waits for the network"
+        ahead.append([event.is_set() for event in started])
+        return run(packed)
+
+    monkeypatch.setattr(encoder.tokenizer, "encode", watched_tokenise)
+    monkeypatch.setattr(encoder, "_encode_packed", watched_run)
+    encoder.encode([f"a{number}" for number in range(4) for _ in range(2)], lang="eng_Latn")
+    assert ahead == [[True, True, False, False], [True] * 3 + [False], [True] * 4, [True] * 4]
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+
+
+def test_an_error_of_the_tokeniser_reaches_the_caller(encoder: EMSEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ems, "CHUNK", 2)
+    texts: list[Any] = ["boat", "boat", "boat", None]
+    with pytest.raises(AttributeError, match="encode"):
+        encoder.encode(texts, lang="eng_Latn")
+    assert encoder.encode(["boat"], lang="eng_Latn").any()
+
+
 def test_a_tokeniser_with_more_pieces_than_the_network_is_refused(spm_path: Path, tmp_path: Path) -> None:
     small = dataclasses.replace(plain_network(), vocab_size=VOCAB - 1)
     with pytest.raises(ModelError, match=f"{VOCAB} pieces but the network knows {VOCAB - 1}"):
@@ -129,6 +237,15 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_the_cpu() -> None:
 def test_the_gpu_agrees_with_the_cpu(encoder: EMSEncoder) -> None:
     on_gpu = EMSEncoder(encoder.folder, device="cuda").encode(SENTENCES, lang="eng_Latn")
     np.testing.assert_allclose(on_gpu, encoder.encode(SENTENCES, lang="eng_Latn"), atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_precisions_on_a_gpu(encoder: EMSEncoder) -> None:
+    bf16 = EMSEncoder(encoder.folder, device="cuda", precision="bf16").encode(SENTENCES, lang="eng_Latn")
+    assert (bf16 * encoder.encode(SENTENCES, lang="eng_Latn")).sum(axis=1).min() >= 0.999
+    with pytest.raises(ConfigError, match=r"ems:tiny@int8 runs on a CPU only; use @bf16 on cuda"):
+        EMSEncoder(encoder.folder, device="cuda", precision="int8").encode(["boat"], lang="eng_Latn")
 
 
 def test_unit_rows_leaves_zero_rows() -> None:

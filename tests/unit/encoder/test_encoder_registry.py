@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_tiny import build, plain_network
+from encoder_tiny import build, layered_network, plain_network
 
 from emsmine.encoder import ems
 from emsmine.encoder.ems import EMSEncoder
@@ -26,6 +26,46 @@ def test_a_folder(folder: Path) -> None:
     assert isinstance(encoder, EMSEncoder)
     assert (encoder.name, encoder.dim) == ("ems:tiny", 16)
     assert np.linalg.norm(encoder.encode(["boat"], lang="eng_Latn")) == pytest.approx(1, abs=1e-5)
+
+
+def layered(spm: Path, folder: Path) -> Path:
+    return save_model(build(layered_network()), spm, folder, name="deep")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "precision", "name"),
+    [("", "fp32", "ems:deep"), ("@fp32", "fp32", "ems:deep"), ("@int8", "int8", "ems:deep@int8")],
+)
+def test_a_precision_follows_the_folder(spm_path: Path, tmp_path: Path, suffix: str, precision: str, name: str) -> None:
+    encoder: Any = load_encoder(f"ems:{layered(spm_path, tmp_path / 'model')}{suffix}", device="cpu")
+    assert (encoder.precision, encoder.name) == (precision, name)
+
+
+def test_an_at_sign_elsewhere_belongs_to_the_path(spm_path: Path, tmp_path: Path) -> None:
+    for name, spec, precision in (
+        ("a@b", "a@b", "fp32"),
+        ("a@b", "a@b@int8", "int8"),
+        ("c@int8", "c@int8@fp32", "fp32"),
+        ("d@INT8", "d@INT8", "fp32"),
+    ):
+        folder = layered(spm_path, tmp_path / name)
+        encoder: Any = load_encoder(f"ems:{tmp_path / spec}", device="cpu")
+        assert (encoder.folder, encoder.precision) == (folder, precision)
+
+
+def test_a_precision_of_a_shipped_model(spm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ems, "__file__", str(tmp_path / "package" / "ems.py"))
+    layered(spm_path, tmp_path / "package" / "pretrained" / "deep")
+    assert load_encoder("ems:deep@int8", device="cpu").name == "ems:deep@int8"
+    with pytest.raises(ConfigError, match=r"'deep@int4'; shipped: deep"):
+        load_encoder("ems:deep@int4", device="cpu")
+    with pytest.raises(ConfigError, match="'@int8'"):
+        load_encoder("ems:@int8", device="cpu")
+
+
+def test_int8_of_the_default_model_says_why_not() -> None:
+    with pytest.raises(ConfigError, match=r"ems:default is a mean of .* without layers"):
+        load_encoder("ems:default@int8", device="cpu")
 
 
 @pytest.mark.parametrize("spec", ["ems", "ems:", "default", ""])
