@@ -181,9 +181,10 @@ class TaskContext:
         except FileNotFoundError:
             good, found = False, "no file"
         if not good:
+            stage = layout.stage_that_made(self._root, ref.path)
             raise CorruptOutputError(
                 f"{self.spec.task_id}: {path} does not match its manifest: SHA-256 expected {ref.sha256[:12]}, "
-                f"found {found[:12]}; rerun the stage that made it with --redo STAGE"
+                f"found {found[:12]}; rerun the stage that made it with --redo {stage}"
             )
         return path
 
@@ -191,7 +192,7 @@ class TaskContext:
         if found != ref.rows:
             raise CorruptOutputError(
                 f"{self.spec.task_id}: {self._root / ref.path} has {found} rows, its manifest says {ref.rows}; "
-                "rerun the stage that made it with --redo STAGE"
+                f"rerun the stage that made it with --redo {layout.stage_that_made(self._root, ref.path)}"
             )
 
     # ---- writing ----

@@ -122,6 +122,13 @@ class BuccSet:
     gold: Path
 
 
+def _resolves(code: str) -> str | None:
+    try:
+        return languages.resolve(code)
+    except LanguageError:
+        return None
+
+
 def find_bucc(folder: Path, pair: str, split: str = "") -> BuccSet:
     """Find `<pair>[.<split>].<lang>[.gz|.zst]` and `<pair>[.<split>].gold` in a folder or its sub-folder `<pair>`.
 
@@ -130,7 +137,10 @@ def find_bucc(folder: Path, pair: str, split: str = "") -> BuccSet:
         LanguageError: the pair is not two languages.
     """
     source, target = languages.pair(pair)
-    codes = pair.split("-")
+    parts = pair.split("-")
+    # `zh-Hant-en` has three parts and two languages: the cut is where both halves are the languages of the pair.
+    cuts = [("-".join(parts[:cut]), "-".join(parts[cut:])) for cut in range(1, len(parts))]
+    codes = next(cut for cut in cuts if [_resolves(code) for code in cut] == [source, target])
     stem = f"{pair}.{split}" if split else pair
     found = []
     for ending in (codes[0], codes[1], "gold"):

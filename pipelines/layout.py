@@ -8,6 +8,7 @@ DIR/manifests/<stage>.<step>.json                 one per finished step
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -101,6 +102,18 @@ def load_listed(root: Path, step: StepManifest) -> list[TaskManifest]:
             )
         manifests.append(TaskManifest.decode(data, str(path)))
     return manifests
+
+
+def stage_that_made(root: Path, output: str) -> str:
+    """Name the stage whose manifest lists an output, for messages; `STAGE` if none that is readable does."""
+    for path in sorted((root / "manifests").rglob("*.json")):
+        try:
+            manifest = json.loads(path.read_bytes())
+            if any(written["path"] == output for written in manifest["outputs"]):
+                return str(manifest["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "STAGE"
 
 
 def select_outputs(manifests: Iterable[TaskManifest], dataset: str) -> list[FileRef]:

@@ -199,3 +199,11 @@ def test_wrong_pair_files(tmp_path: Path, mined: list[str], gold: list[str], mes
     write(tmp_path / "g.tsv", *gold)
     with pytest.raises(InputError, match=message):
         evaluate_pairs(tmp_path / "m.tsv", tmp_path / "g.tsv")
+
+
+def test_bucc_pairs_may_have_a_script(tmp_path: Path) -> None:
+    for ending in ("zh-Hant", "en", "gold"):
+        write(tmp_path / f"zh-Hant-en.{ending}", "x\ty")
+    found = find_bucc(tmp_path, "zh-Hant-en")
+    assert (found.source.name, found.target.name) == ("zh-Hant-en.zh-Hant", "zh-Hant-en.en")
+    assert found.langs == ("zho_Hant", "eng_Latn")
