@@ -89,7 +89,7 @@ def test_names_never_leave_their_folder(name: str) -> None:
         check_relative_path(name, "name")
     except ConfigError:
         return
-    root = Path("/root/of/run")
+    root = Path("/data/of/run")
     inner = (root / name).resolve()
     assert inner.is_relative_to(root.resolve())
     assert inner != root
