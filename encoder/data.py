@@ -1,14 +1,11 @@
 """Training pairs: reading them, and the tokenised cache on disk."""
 
-import gzip
 import hashlib
-import io
 import itertools
 import json
 import logging
 import os
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-import zstandard
 
 from emsmine import languages
 from emsmine.encoder.preprocessing import preprocess
@@ -28,6 +24,7 @@ from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.teacher import teacher_vectors
 from emsmine.encoder.tokenizer import Packed, Tokenizer
 from emsmine.errors import InputError
+from emsmine.lines import unpacked_lines
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +86,7 @@ def read_pairs(file: PairFile, rejected: Counter[str]) -> Iterator[tuple[str, st
 def _readable(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
     try:
         yield from _parquet_rows(path, rejected) if path.suffix == ".parquet" else _tsv_rows(path, rejected)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"train: {path} cannot be read ({error}); fetch or write the file again") from error
 
 
@@ -118,10 +115,10 @@ def _parquet_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str
 
 
 def _tsv_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
-    with _open_binary(path) as stream:
-        for line in stream:
+    with path.open("rb") as stream:
+        for line in unpacked_lines(stream, str(path)):
             try:
-                columns = line.decode("utf-8").rstrip("\n").split("\t")
+                columns = line.decode("utf-8").split("\t")
             except UnicodeDecodeError:
                 rejected["invalid_utf8"] += 1
                 continue
@@ -129,15 +126,6 @@ def _tsv_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
                 rejected["too_few_columns"] += 1
             else:
                 yield columns[0], columns[1]
-
-
-def _open_binary(path: Path) -> io.BufferedIOBase:
-    if path.suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
-        return io.BufferedReader(reader)
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    return path.open("rb")
 
 
 @dataclass(frozen=True)

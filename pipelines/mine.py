@@ -3,21 +3,18 @@
 The same functions as the stages index, search and select, without a run directory in between.
 """
 
-import gzip
-import io
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
+from emsmine.lines import unpacked_lines
 from emsmine.mining.knn import search_both
 from emsmine.mining.retrieve import Candidates, candidates, select
 from emsmine.mining.text import dedup_key, sanitise
@@ -25,7 +22,6 @@ from emsmine.pipelines.readers import open_binary
 from emsmine.pipelines.settings import SelectSettings
 
 _BATCH = 8192
-_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -54,48 +50,10 @@ def read_lines(path: str) -> Iterator[bytes]:
         InputError: the file does not exist, or its compression is damaged.
     """
     if path == "-":
-        yield from _split_lines(sys.stdin.buffer)
+        yield from unpacked_lines(sys.stdin.buffer, path)
         return
     with open_binary(path) as stream:
-        if path.endswith(".gz"):
-            yield from _guarded(path, _split_lines(io.BufferedReader(gzip.GzipFile(fileobj=stream))))
-        elif path.endswith(".zst"):
-            yield from _guarded(path, _zstd_lines(stream))
-        else:
-            yield from _split_lines(stream)
-
-
-def _guarded(path: str, lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass lines on; half a list of sentences is no list, so damaged compression is an error and not a reject."""
-    import zstandard
-
-    try:
-        yield from lines
-    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise InputError(f"read: {path} is damaged or cut short ({error}); fetch or compress it again") from error
-
-
-def _zstd_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Unpack frame by frame: zstandard's own stream reader takes a file that is cut short for a whole one."""
-    import zstandard
-
-    rest, decoder = b"", None
-    while block := stream.read(_BLOCK_BYTES):
-        while block:
-            decoder = decoder or zstandard.ZstdDecompressor().decompressobj()
-            *lines, rest = (rest + decoder.decompress(block)).split(b"\n")
-            yield from (line.removesuffix(b"\r") for line in lines)
-            block = decoder.unused_data if decoder.eof else b""
-            decoder = None if decoder.eof else decoder
-    if decoder is not None:
-        raise EOFError("the last frame has no end")
-    if rest:
-        yield rest.removesuffix(b"\r")
-
-
-def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
-    for line in stream:
-        yield line.removesuffix(b"\n").removesuffix(b"\r")
+        yield from unpacked_lines(stream, path)
 
 
 def collect(lines: Iterable[bytes | str], lang: str, max_chars: int) -> SentenceList:

@@ -170,7 +170,7 @@ def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
 def _run_step(
     step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, workers: _Workers
 ) -> None:
-    started, cpu_started = time.monotonic(), _cpu_seconds()
+    started, cpu_started = time.monotonic(), time.process_time()
     failed: list[TaskReport] = []
     rows = 0
     with Progress(f"{step.stage}.{step.name}", len(specs), len(specs) - len(pending)) as progress:
@@ -188,7 +188,7 @@ def _run_step(
         )
     context.store.finish_step(step.stage, step.name, specs)
     if pending:
-        seconds = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - cpu_started}
+        seconds = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu_started}
         _log_step(context.store.root, step, len(pending), rows, seconds)
 
 
@@ -198,13 +198,11 @@ def _worker_environment(workers: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
 
 
-def _cpu_seconds() -> float:
-    """Return the processor time of this process, which a busy machine blurs least. Workers of a pool are not in it."""
-    return time.process_time()
-
-
 def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: dict[str, float]) -> None:
-    """Note time and memory for people; nothing reads this file to decide anything."""
+    """Note time and memory for people; nothing reads this file to decide anything.
+
+    Processor time, which a busy machine blurs least, is that of this process: workers of a pool are not in it.
+    """
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     row = {
         "step": f"{step.stage}.{step.name}",

@@ -147,6 +147,11 @@ def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str) -> npt.NDA
     return flat[start : start + len(array) * width].view(dtype).reshape(len(array), -1)
 
 
+def embeddings_metadata(schema: pa.Schema) -> dict[str, str]:
+    """Return what the schema of embeddings says of them: dim, dtype, encoder, encoder_fingerprint."""
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"}
+
+
 def read_embeddings(table: pa.Table) -> npt.NDArray[np.float32]:
     """Return the vectors of an embeddings table, the one reader that users need.
 
@@ -156,7 +161,7 @@ def read_embeddings(table: pa.Table) -> npt.NDArray[np.float32]:
     Raises:
         CorruptOutputError: the table has no description of its vectors.
     """
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = embeddings_metadata(table.schema)
     if "dim" not in metadata or "dtype" not in metadata:
         raise CorruptOutputError("embeddings: the schema metadata lack dim and dtype; encode the sentences again")
     vectors = from_fixed_binary(table["embedding"], metadata["dtype"]).astype(np.float32)

@@ -1,15 +1,14 @@
 """index: check the vectors of each language and describe how they will be searched.
 
-Exact search needs no structure: the index of a language is a description of its shards. It is also the place where
-vectors of different encoders are kept apart.
+Exact search needs no structure: the index of a language is a description of its shards. It is also where
+the vectors of one language are seen to come from one encoder; `search` compares both sides.
 """
 
 import json
 
-import pyarrow as pa
-
 from emsmine.errors import CorruptOutputError
 from emsmine.pipelines.context import TaskContext
+from emsmine.pipelines.schemas import embeddings_metadata
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
 from emsmine.pipelines.tasks import TaskSpec
 
@@ -27,8 +26,7 @@ def run(task: TaskContext) -> None:
     """Compare the encoders of all shards of a language and write its description."""
     seen: dict[str, str] = {}
     for ref in task.spec.inputs:
-        metadata = next(iter(_schemas(task, ref.path))).metadata or {}
-        described = {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+        described = embeddings_metadata(task.read(ref, ["sentence_id"]).schema)
         seen[ref.path] = json.dumps(described, sort_keys=True)
         task.count_in(ref.rows)
         task.count_out(ref.rows)
@@ -45,10 +43,6 @@ def run(task: TaskContext) -> None:
     }
     with task.bytes_writer(f"index/{task.spec.partition}.json", rows=0) as file:
         file.write(json.dumps(description, indent=1, sort_keys=True).encode() + b"\n")
-
-
-def _schemas(task: TaskContext, path: str) -> list[pa.Schema]:
-    return [task.read(ref, ["sentence_id"]).schema for ref in task.spec.inputs if ref.path == path]
 
 
 STAGE = Stage(

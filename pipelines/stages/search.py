@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from emsmine.errors import CorruptOutputError
 from emsmine.mining.faiss_search import search_both_flat
 from emsmine.mining.knn import Neighbours, merge, search_both
 from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import neighbours_schema, read_embeddings
+from emsmine.pipelines.schemas import embeddings_metadata, neighbours_schema, read_embeddings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
 from emsmine.pipelines.tasks import FileRef, TaskSpec
 
@@ -40,6 +41,12 @@ def run_tile(task: TaskContext) -> None:
     """Search one source shard against one target shard."""
     k = task.spec.param("k", int)
     tables = [task.read(ref, ["sentence_id", "embedding"]) for ref in task.spec.inputs[:2]]
+    left, right = (embeddings_metadata(table.schema) for table in tables)
+    if left != right:
+        raise CorruptOutputError(
+            f"{task.spec.task_id}: the two languages were encoded differently ({left} and {right}), so their cosines "
+            "mean nothing; rerun with --redo encode"
+        )
     ids = [table["sentence_id"].to_numpy() for table in tables]
     source, target = (read_embeddings(table) for table in tables)
     search = search_both_flat if task.spec.param("engine", str) == "faiss-flat" else search_both

@@ -93,7 +93,17 @@ def test_a_damaged_file_is_named(tmp_path: Path, ending: str) -> None:
         path.write_bytes(gzip.compress(text)[:-500])
     else:
         path.write_bytes(b"plain text, not compressed")
-    with pytest.raises(InputError, match=r"de-en\..* cannot be read"):
+    with pytest.raises(InputError, match=r"de-en\..* (cannot be read|is damaged or cut short)"):
+        pairs_of(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_a_file_that_is_cut_short_is_no_shorter_file(tmp_path: Path, share: float) -> None:
+    text = "".join(f"quelle {n * 7919 % 99991}\tsource {n * 104729 % 99991}\n" for n in range(30_000)).encode()
+    packed = zstandard.ZstdCompressor().compress(text)
+    path = tmp_path / "de-en.tsv.zst"
+    path.write_bytes(packed[: int(share * len(packed))])
+    with pytest.raises(InputError, match="cut short"):
         pairs_of(path)
 
 

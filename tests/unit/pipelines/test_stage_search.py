@@ -7,6 +7,7 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
+from emsmine.errors import TaskFailedError
 from emsmine.mining.knn import Neighbours, search_both
 from emsmine.pipelines.schemas import embeddings_schema, fixed_binary, read_embeddings
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings, parse_pairs
@@ -14,14 +15,14 @@ from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings, 
 PAIR = "deu_Latn-eng_Latn"
 
 
-def shards(rng: np.random.Generator, sizes: list[int]) -> list[pa.Table]:
+def shards(rng: np.random.Generator, sizes: list[int], fingerprint: str = "f" * 64) -> list[pa.Table]:
     tables = []
     for number, size in enumerate(sizes):
         rows = rng.normal(size=(size, 6))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         ids = (number << 40) + np.arange(size)
         columns = [pa.array(ids), pa.array([bytes(16)] * size, pa.binary(16)), fixed_binary(rows.astype(np.float16))]
-        tables.append(pa.Table.from_arrays(columns, schema=embeddings_schema(6, "ems:x", "f" * 64)))
+        tables.append(pa.Table.from_arrays(columns, schema=embeddings_schema(6, "ems:x", fingerprint)))
     return tables
 
 
@@ -70,3 +71,12 @@ def test_one_tile_per_combination_of_shards(tmp_path: Path) -> None:
     assert len(list((tmp_path / "tiles" / PAIR).glob("forward-*.parquet"))) == 6
     assert len(list((tmp_path / "tiles" / PAIR).glob("backward-*.parquet"))) == 6
     assert len(list((tmp_path / "neighbours" / PAIR).glob("*.parquet"))) == 3 + 2
+
+
+def test_vectors_of_two_encoders_are_not_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    put_vectors(tmp_path, {"deu_Latn": shards(rng, [2]), "eng_Latn": shards(rng, [2], "0" * 64)})
+    settings = Settings(pairs=parse_pairs(["de-en"]))
+    kit.run_stage(tmp_path, settings, "index")
+    with pytest.raises(TaskFailedError, match=r"encoded differently.*--redo encode"):
+        kit.run_stage(tmp_path, settings, "search")
