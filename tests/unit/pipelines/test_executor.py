@@ -193,3 +193,10 @@ def test_workers_stay_within_a_with_block_and_end_with_it(
     assert not any(alive(pid) for pid in first | second | third if pid)
     assert all(b"EMSMINE_TEST_MARK=set" in environment for environment in environments)
     assert "EMSMINE_TEST_MARK" not in os.environ
+
+
+def test_without_a_with_block_no_worker_outlives_its_map(tasks: Any, tmp_path: Path) -> None:
+    executor = LocalExecutor(2)
+    used = {report.rows_in for report in executor.map(partial(tasks.run, str(tmp_path)), tasks.specs("", "", ""))}
+    assert used
+    assert not any(alive(pid) for pid in used)
