@@ -10,6 +10,7 @@ from emsmine.errors import ModelError
 
 ACTIVATIONS = ("swish", "gelu", "relu")
 POSITIONS = ("learned", "none")
+NORMS = ("post", "pre")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class NetworkConfig:
     embedding_norm: bool = True
     """LayerNorm after the sum of token and position vectors."""
     layer_norm_eps: float = 1e-12
+    layer_norm: str = "post"
+    """Where the layers normalise: after each sum, as published, or `pre`, before attention and feed-forward. `pre`
+    leaves the token vectors in the sum, so that a model without layers can be continued with layers."""
     embedding_dropout: float = 0.1
     attention_dropout: float = 0.1
     hidden_dropout: float = 0.1
@@ -45,6 +49,8 @@ class NetworkConfig:
             )
         if self.positions not in POSITIONS:
             raise ModelError(f"network: positions {self.positions!r} is unknown; choose from {', '.join(POSITIONS)}")
+        if self.layer_norm not in NORMS:
+            raise ModelError(f"network: layer_norm {self.layer_norm!r} is unknown; choose from {', '.join(NORMS)}")
         for field in ("vocab_size", "dim", "max_tokens", "num_heads", "ffn_dim"):
             if getattr(self, field) < 1:
                 raise ModelError(f"network: {field} is {getattr(self, field)}; it must be at least 1")

@@ -4,13 +4,10 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +16,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from emsmine import languages
+from emsmine.encoder.cache_entry import ArrayFile, new_entry
+from emsmine.encoder.negatives import NegativeSearch, neighbour_table
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.teacher import teacher_vectors
@@ -140,9 +139,16 @@ class Corpus:
     """int64 [2 × pairs]: hash of the tokens of each sentence, to find duplicates in a batch."""
     teacher: npt.NDArray[np.float16] | None = None
     """float16 [pairs, width]: a teacher's vector of each pair."""
+    neighbours: npt.NDArray[np.int64] | None = None
+    """int64 [pairs without those held out, K]: similar pairs that are no translations; -1 where there are fewer."""
 
     def __len__(self) -> int:
         return len(self.hashes) // 2
+
+
+def num_held_out(num_pairs: int, wanted: int) -> int:
+    """Return how many pairs at the end of a corpus are for validation: at most a tenth."""
+    return min(wanted, num_pairs // 10)
 
 
 class TokenCache:
@@ -156,6 +162,7 @@ class TokenCache:
         *,
         preprocessing: str = "none",
         teacher: Encoder | None = None,
+        search: NegativeSearch | None = None,
     ) -> None:
         """Open a cache.
 
@@ -165,12 +172,14 @@ class TokenCache:
             max_tokens: longer sentences are cut.
             preprocessing: `none` or `ems`; see `preprocess`.
             teacher: also keep its vector of every pair.
+            search: also keep the nearest neighbours of every pair.
         """
         self.folder = folder
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.preprocessing = preprocessing
         self.teacher = teacher
+        self.search = search
 
     def corpus(self, file: PairFile) -> Corpus:
         """Return the corpus of a file, tokenising it at the first call or when the entry is damaged."""
@@ -189,16 +198,24 @@ class TokenCache:
             loaded = _load_entry(entry)
         if loaded is None:
             raise InputError(f"train: {entry} cannot be read back after writing it; check the disk")
-        vectors = None
-        if self.teacher is not None:
-            vectors = teacher_vectors(
-                self.teacher,
-                self._texts(file),
-                (file.source_lang, file.target_lang),
-                self.folder / f"{name}-{key}-teacher",
-                len(loaded[1]) // 2,
+        sentences, hashes = loaded
+        teacher = None if self.teacher is None else self._vectors(self.teacher, file, entry, len(hashes) // 2)
+        neighbours = None
+        if self.search is not None:
+            num_pairs = len(hashes) // 2
+            neighbours = neighbour_table(
+                self._vectors(self.search.encoder, file, entry, num_pairs),
+                hashes,
+                num_pairs - num_held_out(num_pairs, self.search.validation_pairs),
+                entry.with_name(f"{entry.name}-negatives"),
+                self.search,
             )
-        return Corpus(name, file.source_lang, file.target_lang, *loaded, vectors)
+        return Corpus(name, file.source_lang, file.target_lang, sentences, hashes, teacher, neighbours)
+
+    def _vectors(self, encoder: Encoder, file: PairFile, entry: Path, num_pairs: int) -> npt.NDArray[np.float16]:
+        """Return the encoder's vector of every pair; a teacher and a search may share them."""
+        langs = (file.source_lang, file.target_lang)
+        return teacher_vectors(encoder, self._texts(file), langs, entry.with_name(f"{entry.name}-teacher"), num_pairs)
 
     def _tokenised(self, file: PairFile, rejected: Counter[str]) -> Iterator[tuple[list[tuple[str, str]], Packed, int]]:
         """Yield chunks of pairs with their tokens, source and target by turns, and the number of cut sentences."""
@@ -220,30 +237,28 @@ class TokenCache:
             yield [chunk[row] for row in keep]
 
     def _build(self, file: PairFile, entry: Path) -> None:
-        rejected: Counter[str] = Counter()
-        parts: list[Packed] = []
+        """Tokenise a file chunk by chunk: memory does not grow with the file."""
+        rejected: Counter[str] = Counter(no_tokens=0)
         num_cut = 0
-        for _, packed, cut in self._tokenised(file, rejected):
-            parts.append(packed)
-            num_cut += cut
-        ids = np.concatenate([part.ids for part in parts] or [np.zeros(0, np.int32)])
-        lengths = np.concatenate([part.lengths for part in parts] or [np.zeros(0, np.int64)])
-        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        keep = _with_tokens(lengths)
-        rejected["no_tokens"] += len(lengths) // 2 - len(keep)
-        kept = Packed(ids, offsets).take(np.stack((2 * keep, 2 * keep + 1), axis=1).ravel())
-        hashes = _hash_sentences(kept)
-        report: dict[str, Any] = {"pairs": len(keep), "tokens": len(kept.ids), "cut": num_cut, "rejected": rejected}
-        temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
-        temporary.mkdir(parents=True, exist_ok=True)
-        np.save(temporary / "ids.npy", kept.ids)
-        np.save(temporary / "offsets.npy", kept.offsets)
-        np.save(temporary / "hashes.npy", hashes)
-        (temporary / "done.json").write_text(json.dumps(report, sort_keys=True), encoding="utf-8")
-        if entry.exists():
-            shutil.rmtree(entry)
-        temporary.rename(entry)
-        logger.info("tokenised %s: %s", file.path.name, json.dumps(report, sort_keys=True))
+        with new_entry(entry) as folder:
+            with (
+                ArrayFile(folder / "ids.npy", np.int32) as ids,
+                ArrayFile(folder / "offsets.npy", np.int64) as offsets,
+                ArrayFile(folder / "hashes.npy", np.int64) as hashes,
+            ):
+                offsets.append(np.zeros(1, dtype=np.int64))
+                for chunk, packed, cut in self._tokenised(file, rejected):
+                    keep = _with_tokens(packed.lengths)
+                    kept = packed.take(np.stack((2 * keep, 2 * keep + 1), axis=1).ravel())
+                    offsets.append(kept.offsets[1:] + ids.num_rows)
+                    ids.append(kept.ids)
+                    hashes.append(_hash_sentences(kept))
+                    rejected["no_tokens"] += len(chunk) - len(keep)
+                    num_cut += cut
+            counts = {"pairs": hashes.num_rows // 2, "tokens": ids.num_rows, "cut": num_cut, "rejected": rejected}
+            report = json.dumps(counts, sort_keys=True)
+            (folder / "done.json").write_text(report, encoding="utf-8")
+        logger.info("tokenised %s: %s", file.path.name, report)
 
 
 def _with_tokens(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -256,8 +271,7 @@ def _load_entry(entry: Path) -> tuple[Packed, npt.NDArray[np.int64]] | None:
     if not (entry / "done.json").exists():
         return None
     try:
-        ids = np.load(entry / "ids.npy", mmap_mode="r")
-        offsets, hashes = np.load(entry / "offsets.npy"), np.load(entry / "hashes.npy")
+        ids, offsets, hashes = (np.load(entry / f"{part}.npy", mmap_mode="r") for part in ("ids", "offsets", "hashes"))
     except (OSError, ValueError, EOFError) as error:
         logger.warning("train: cache entry %s is damaged (%s); tokenising again", entry, error)
         return None

@@ -1,4 +1,4 @@
-"""Backward passes over a batch, whole or in chunks, and the clipping of what they leave.
+"""Backward passes over a batch, whole or in chunks of pairs or of tokens, and the clipping of what they leave.
 
 Reference: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup (GradCache).
 """
@@ -51,29 +51,67 @@ def backward(model: TrainingModel, batch: TorchBatch, scale: Scale) -> dict[str,
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def backward_in_chunks(model: TrainingModel, batch: TorchBatch, chunk_size: int, scale: Scale) -> dict[str, Tensor]:
-    """Do what `backward` does with the activations of `chunk_size` pairs at a time.
+@dataclass(frozen=True)
+class Chunks:
+    """How a batch is cut into forward passes."""
+
+    bounds: list[tuple[int, int]]
+    """First pair and end of each pass, counted in `order`."""
+    order: Tensor | None = None
+    """int64 [N]: the pairs in the order in which they are passed; None: as they come."""
+
+    @classmethod
+    def of_pairs(cls, batch: TorchBatch, chunk_size: int) -> "Chunks":
+        """Cut every `chunk_size` pairs."""
+        size = len(batch)
+        return cls([(start, min(start + chunk_size, size)) for start in range(0, size, chunk_size)])
+
+    @classmethod
+    def of_tokens(cls, batch: TorchBatch, chunk_tokens: int) -> "Chunks":
+        """Sort by length and fill each pass with up to `chunk_tokens` tokens of both sides.
+
+        A longer pair is a pass of its own.
+        """
+        source, target = batch.source_offsets.cpu().diff(), batch.target_offsets.cpu().diff()
+        lengths = source + target
+        # By the source among pairs of equal length, so that more sentences of a pass share an attention call.
+        order = torch.argsort(source, stable=True)
+        order = order[torch.argsort(lengths[order], stable=True)]
+        bounds, start, filled = [], 0, 0
+        for number, length in enumerate(lengths[order].tolist()):
+            if number > start and filled + length > chunk_tokens:
+                bounds.append((start, number))
+                start, filled = number, 0
+            filled += length
+        bounds.append((start, len(order)))
+        return cls(bounds, order.to(batch.source_ids.device))
+
+
+def backward_in_chunks(model: TrainingModel, batch: TorchBatch, chunks: Chunks, scale: Scale) -> dict[str, Tensor]:
+    """Do what `backward` does with the activations of one chunk at a time.
 
     The vectors of all chunks are computed first, without activations; the losses over the whole batch give the
     gradient of every vector; then each chunk is computed again, with the same dropout, and carries it on.
     """
     device = batch.source_ids.device
-    bounds = [(start, min(start + chunk_size, len(batch))) for start in range(0, len(batch), chunk_size)]
     settings = model.config.loss
+    passed = batch if chunks.order is None else batch.take(chunks.order)
     named: dict[str, Tensor] = {}
     states: list[RandomState] = []
-    source = target = torch.empty(0)
-    needs_whole = bool(settings.contrastive_weight or settings.distill_weight)
-    if needs_whole:
-        source, target = _cache_vectors(model, batch, bounds, states)
+    leaves: tuple[Tensor, ...] = ()
+    if settings.contrastive_weight or settings.distill_weight:
+        leaves = _cache_vectors(model, passed, chunks.bounds, states)
+        # The losses see the pairs as they came: that is the order of the duplicates and of the other processes.
+        inverse = None if chunks.order is None else torch.argsort(chunks.order)
+        source, target = leaves if inverse is None else (leaf[inverse] for leaf in leaves)
         with model.autocast(device):
             named = model.sentence_losses(source, target, batch)
             total = model.total(named)
         torch.autograd.backward(scale(total))
-    for number, (start, stop) in enumerate(bounds):
-        if needs_whole:
+    for number, (start, stop) in enumerate(chunks.bounds):
+        if leaves:
             states[number].replay(device)
-        chunk = batch.chunk(start, stop)
+        chunk = passed.chunk(start, stop)
         carried = torch.zeros((), device=device)
         with model.autocast(device):
             sides = model.encode(chunk)
@@ -81,10 +119,9 @@ def backward_in_chunks(model: TrainingModel, batch: TorchBatch, chunk_size: int,
             own = {n: v * (len(chunk) / len(batch)) for n, v in model.token_losses(*sides, chunk).items()}
             if own:
                 carried = carried + scale(model.total(own))
-        if needs_whole:
-            for vectors, cached in zip(sides, (source, target), strict=True):
-                assert cached.grad is not None
-                carried = carried + (vectors.float() * cached.grad[start:stop]).sum()
+        for vectors, leaf in zip(sides, leaves, strict=False):
+            assert leaf.grad is not None
+            carried = carried + (vectors.float() * leaf.grad[start:stop]).sum()
         torch.autograd.backward(carried)
         for name, value in own.items():
             named[name] = named.get(name, torch.zeros((), device=device)) + value.detach()

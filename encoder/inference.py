@@ -77,6 +77,7 @@ class InferenceLayer(nn.Module):
         super().__init__()
         projections = (layer.query, layer.key, layer.value)
         self.num_heads = layer.num_heads
+        self.pre_norm = layer.pre_norm
         self.query_key_value = make_linear(
             torch.cat([part.weight.detach() for part in projections]),
             torch.cat([part.bias.detach() for part in projections]),
@@ -90,12 +91,19 @@ class InferenceLayer(nn.Module):
 
     def forward(self, hidden_TD: Tensor, groups: Groups) -> Tensor:
         """Return [T, D], as `Layer.forward`."""
-        query, key, value = self.query_key_value(hidden_TD).view(len(hidden_TD), 3, self.num_heads, -1).unbind(1)
-        attended = self.attention_output(packed_attention(query, key, value, groups))
-        hidden = self.attention_norm(hidden_TD + attended)
-        transformed = self.ffn_output(self.activation_(self.ffn_input(hidden)))
-        out: Tensor = self.ffn_norm(hidden + transformed)
+        if self.pre_norm:
+            hidden = hidden_TD + self._attended(self.attention_norm(hidden_TD), groups)
+            return hidden + self._transformed(self.ffn_norm(hidden))
+        hidden = self.attention_norm(hidden_TD + self._attended(hidden_TD, groups))
+        out: Tensor = self.ffn_norm(hidden + self._transformed(hidden))
         return out
+
+    def _attended(self, hidden_TD: Tensor, groups: Groups) -> Tensor:
+        query, key, value = self.query_key_value(hidden_TD).view(len(hidden_TD), 3, self.num_heads, -1).unbind(1)
+        return self.attention_output(packed_attention(query, key, value, groups))
+
+    def _transformed(self, hidden_TD: Tensor) -> Tensor:
+        return self.ffn_output(self.activation_(self.ffn_input(hidden_TD)))
 
 
 def _make_linear(precision: str, device: torch.device) -> MakeLinear:

@@ -5,6 +5,8 @@ sentences.
 
 Reference: Mao, Chu & Kurohashi 2024, section III; released code, modeling/model_v2.py. Post-norm Transformer layers
 with learned positions from index 1, mean pooling over the tokens; the language is not an input of the encoder.
+Pre-norm layers are ours: Xiong et al. 2020, On Layer Normalization in the Transformer Architecture (without its last
+norm: the length of a token vector is its weight in the mean).
 """
 
 from collections.abc import Callable
@@ -72,11 +74,12 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, groups: Groups, 
 
 
 class Layer(nn.Module):
-    """One post-norm Transformer layer over packed tokens."""
+    """One Transformer layer over packed tokens, post-norm as published or pre-norm."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.pre_norm = config.layer_norm == "pre"
         self.attention_dropout = config.attention_dropout
         self.query = nn.Linear(config.dim, config.dim)
         self.key = nn.Linear(config.dim, config.dim)
@@ -98,10 +101,19 @@ class Layer(nn.Module):
 
     def forward(self, hidden_TD: Tensor, groups: Groups) -> Tensor:
         """Return [T, D]; `groups` lists (number of sentences, length) in packed order."""
+        if self.pre_norm:
+            attended = self.attention_output(self.attend(self.attention_norm(hidden_TD), groups))
+            hidden = self.dropout(attended) + hidden_TD
+            added: Tensor = self.dropout(self.feed_forward(self.ffn_norm(hidden))) + hidden
+            return added
         attended = self.attention_output(self.attend(hidden_TD, groups))
         hidden = self.attention_norm(self.dropout(attended) + hidden_TD)
-        transformed = self.ffn_output(self.activation(self.ffn_input(hidden)))
-        out: Tensor = self.ffn_norm(self.dropout(transformed) + hidden)
+        out: Tensor = self.ffn_norm(self.dropout(self.feed_forward(hidden)) + hidden)
+        return out
+
+    def feed_forward(self, hidden_TD: Tensor) -> Tensor:
+        """Linear, activation, linear, [T, D]."""
+        out: Tensor = self.ffn_output(self.activation(self.ffn_input(hidden_TD)))
         return out
 
 

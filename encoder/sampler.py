@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emsmine.encoder.data import Corpus
+from emsmine.encoder.data import Corpus, num_held_out
+from emsmine.encoder.shuffling import Order
 from emsmine.encoder.tokenizer import Packed
 from emsmine.errors import InputError, StaleOutputError
 
@@ -30,6 +31,8 @@ class Batch:
     """The hashes from here on, N of them, are those of our pairs."""
     teacher: npt.NDArray[np.float32] | None = None
     """float32 [N, width]: a teacher's vector of each pair."""
+    num_tokens: int = 0
+    """Of both sides of all M pairs."""
 
 
 class PairSampler:
@@ -40,7 +43,15 @@ class PairSampler:
     """
 
     def __init__(
-        self, corpora: Sequence[Corpus], *, batch_size: int, exponent: float, seed: int, groups: int = 0
+        self,
+        corpora: Sequence[Corpus],
+        *,
+        batch_size: int,
+        exponent: float,
+        seed: int,
+        groups: int = 0,
+        shuffle_buffer: int = 0,
+        hard_negatives: int = 0,
     ) -> None:
         """Build a sampler.
 
@@ -51,16 +62,20 @@ class PairSampler:
             seed: of everything random.
             groups: a batch is made of this many equal parts, each from one corpus, so that negatives share a language;
                 0 draws the corpus of each pair independently.
+            shuffle_buffer: rows that are mixed at a time; see `Order`.
+            hard_negatives: this many neighbours of a pair (`Corpus.neighbours`) follow it into its batch.
         """
         if not any(len(corpus) for corpus in corpora):
             raise InputError("train: no usable pair in the training files; their lines need two texts in UTF-8")
         self.corpora = [corpus for corpus in corpora if len(corpus)]
-        self.batch_size, self.seed, self.groups = batch_size, seed, groups
+        self.batch_size, self.seed, self.groups, self.hard_negatives = batch_size, seed, groups, hard_negatives
         weights = np.array([len(corpus) for corpus in self.corpora], dtype=np.float64) ** exponent
         self.chances = weights / weights.sum()
         self.step = 0
         self._drawn = np.zeros(len(self.corpora), dtype=np.int64)
-        self._permutations: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
+        self._orders = [
+            Order(len(corpus), (seed, number), shuffle_buffer) for number, corpus in enumerate(self.corpora)
+        ]
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
@@ -86,16 +101,9 @@ class PairSampler:
         The batch, and the position that it leaves, do not depend on `rank` and `size`. Shares are every `size`th pair,
         so that all have about the same mixture of corpora.
         """
-        rng = np.random.default_rng([self.seed, self.step])
-        if self.groups:
-            chosen = rng.choice(len(self.corpora), size=self.groups, p=self.chances)
-            sizes = np.full(self.groups, self.batch_size // self.groups)
-            sizes[: self.batch_size % self.groups] += 1
-            counts = np.bincount(chosen, weights=sizes, minlength=len(self.corpora)).astype(np.int64)
-        else:
-            counts = rng.multinomial(self.batch_size, self.chances)
+        counts = self._counts(np.random.default_rng([self.seed, self.step]))
         self.step += 1
-        rows = [self._advance(number, int(count)) for number, count in enumerate(counts)]
+        rows = [self._choose(number, int(count)) for number, count in enumerate(counts)]
         hashes = np.concatenate(
             [corpus.hashes[2 * taken[:, None] + (0, 1)] for corpus, taken in zip(self.corpora, rows, strict=True)]
         )
@@ -112,19 +120,40 @@ class PairSampler:
             corpus=mine,
             first=rank * (self.batch_size // size),
             teacher=np.concatenate(teachers).astype(np.float32) if teachers else None,
+            num_tokens=sum(_num_tokens(corpus, taken) for corpus, taken in zip(self.corpora, rows, strict=True)),
         )
+
+    def _counts(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Draw how many pairs of a batch come from each corpus; they come in families of a pair and its neighbours."""
+        if self.groups:
+            chosen = rng.choice(len(self.corpora), size=self.groups, p=self.chances)
+            sizes = np.full(self.groups, self.batch_size // self.groups)
+            sizes[: self.batch_size % self.groups] += 1
+            return np.bincount(chosen, weights=sizes, minlength=len(self.corpora)).astype(np.int64)
+        families, rest = divmod(self.batch_size, self.hard_negatives + 1)
+        counts: npt.NDArray[np.int64] = rng.multinomial(families, self.chances) * (self.hard_negatives + 1)
+        return counts + rng.multinomial(rest, self.chances)
+
+    def _choose(self, number: int, count: int) -> npt.NDArray[np.int64]:
+        """Return `count` rows of a corpus: pairs in the order of the epoch, with their neighbours behind them.
+
+        Where neighbours are missing or there already, the next pairs of the epoch take their places.
+        """
+        neighbours = self.corpora[number].neighbours
+        if not self.hard_negatives or neighbours is None:
+            return self._advance(number, count)
+        seeds = self._advance(number, -(-count // (self.hard_negatives + 1)))
+        # The nearest of every pair first: what is too many falls off the end.
+        found = neighbours[seeds][:, : self.hard_negatives].T.ravel()
+        _, first = np.unique(found, return_index=True)
+        found = found[np.sort(first)]
+        found = found[(found >= 0) & ~np.isin(found, seeds)][: count - len(seeds)]
+        return np.concatenate((seeds, found, self._advance(number, count - len(seeds) - len(found))))
 
     def _advance(self, number: int, count: int) -> npt.NDArray[np.int64]:
         """Return the next `count` rows of a corpus."""
-        corpus = self.corpora[number]
-        rows = np.empty(count, dtype=np.int64)
-        filled = 0
-        while filled < count:
-            epoch, position = divmod(int(self._drawn[number]), len(corpus))
-            piece = self._permutation(number, epoch)[position : position + count - filled]
-            rows[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._drawn[number] += len(piece)
+        rows = self._orders[number].rows(int(self._drawn[number]), count)
+        self._drawn[number] += count
         return rows
 
     def _take(self, number: int, rows: npt.NDArray[np.int64]) -> tuple[Packed, Packed, npt.NDArray[np.float16] | None]:
@@ -132,13 +161,10 @@ class PairSampler:
         teacher = None if corpus.teacher is None else corpus.teacher[rows]
         return corpus.sentences.take(2 * rows), corpus.sentences.take(2 * rows + 1), teacher
 
-    def _permutation(self, number: int, epoch: int) -> npt.NDArray[np.int64]:
-        cached = self._permutations.get(number)
-        if cached is None or cached[0] != epoch:
-            rng = np.random.default_rng([self.seed, number, epoch, 1])
-            cached = (epoch, rng.permutation(len(self.corpora[number])))
-            self._permutations[number] = cached
-        return cached[1]
+
+def _num_tokens(corpus: Corpus, rows: npt.NDArray[np.int64]) -> int:
+    offsets = corpus.sentences.offsets
+    return int((offsets[2 * rows + 2] - offsets[2 * rows]).sum())
 
 
 def _concatenate(parts: Sequence[Packed]) -> Packed:
@@ -147,12 +173,15 @@ def _concatenate(parts: Sequence[Packed]) -> Packed:
 
 
 def split_validation(corpora: list[Corpus], pairs: int) -> tuple[list[Corpus], list[Corpus]]:
-    """Hold out the last `pairs` pairs (at most a tenth) of each corpus; returns (train, validation)."""
+    """Hold out the last `pairs` pairs (at most a tenth) of each corpus; returns (train, validation).
+
+    The training part is a view: nothing of it is copied.
+    """
     train: list[Corpus] = []
     held_out: list[Corpus] = []
     for corpus in corpora:
         size = len(corpus)
-        keep = size - min(pairs, size // 10)
+        keep = size - num_held_out(size, pairs)
         for target, start, stop in ((train, 0, keep), (held_out, keep, size)):
             offsets = corpus.sentences.offsets[2 * start : 2 * stop + 1]
             ids = corpus.sentences.ids[offsets[0] : offsets[-1]]
@@ -161,9 +190,10 @@ def split_validation(corpora: list[Corpus], pairs: int) -> tuple[list[Corpus], l
                     corpus.name,
                     corpus.source_lang,
                     corpus.target_lang,
-                    Packed(ids, offsets - offsets[0]),
+                    Packed(ids, offsets - offsets[0] if start else offsets),
                     corpus.hashes[2 * start : 2 * stop],
                     None if corpus.teacher is None else corpus.teacher[start:stop],
+                    None if start or corpus.neighbours is None else corpus.neighbours[:stop],
                 )
             )
     return train, held_out

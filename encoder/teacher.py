@@ -2,14 +2,13 @@
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from emsmine.encoder.cache_entry import ArrayFile, new_entry
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
 
@@ -40,7 +39,7 @@ def teacher_vectors(
     loaded = _load(folder, num_pairs, teacher.dim)
     if loaded is None:
         side = 1 if langs[1] == _ENGLISH else 0
-        logger.info("%s encodes %d sentences as a teacher", teacher.name, num_pairs)
+        logger.info("%s encodes %d sentences of the training data", teacher.name, num_pairs)
         _build(teacher, chunks, side, langs[side], folder, num_pairs)
         loaded = _load(folder, num_pairs, teacher.dim)
     if loaded is None:
@@ -51,23 +50,16 @@ def teacher_vectors(
 def _build(
     teacher: Encoder, chunks: Iterable[list[tuple[str, str]]], side: int, lang: str, folder: Path, num_pairs: int
 ) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
-    # Files of no bytes cannot be mapped.
-    vectors = np.lib.format.open_memmap(
-        temporary / "vectors.npy", mode="w+", dtype=np.float16, shape=(max(1, num_pairs), teacher.dim)
-    )
-    done = 0
-    for chunk in chunks:
-        vectors[done : done + len(chunk)] = teacher.encode([pair[side] for pair in chunk], lang=lang)
-        done += len(chunk)
-    vectors.flush()
-    if done != num_pairs:
-        raise InputError(f"train: {folder.name} got {done} pairs, expected {num_pairs}; did a training file change?")
-    (temporary / "done.json").write_text(json.dumps({"pairs": num_pairs, "teacher": teacher.name}), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with new_entry(folder) as temporary:
+        with ArrayFile(temporary / "vectors.npy", np.float16, teacher.dim) as vectors:
+            for chunk in chunks:
+                vectors.append(teacher.encode([pair[side] for pair in chunk], lang=lang).astype(np.float16))
+        if vectors.num_rows != num_pairs:
+            raise InputError(
+                f"train: {folder.name} got {vectors.num_rows} pairs, expected {num_pairs}; did a training file change?"
+            )
+        report = json.dumps({"pairs": num_pairs, "teacher": teacher.name})
+        (temporary / "done.json").write_text(report, encoding="utf-8")
 
 
 def _load(folder: Path, num_pairs: int, dim: int) -> npt.NDArray[np.float16] | None:
@@ -77,9 +69,9 @@ def _load(folder: Path, num_pairs: int, dim: int) -> npt.NDArray[np.float16] | N
     try:
         vectors: npt.NDArray[np.float16] = np.load(folder / "vectors.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        logger.warning("train: cache entry %s is damaged (%s); asking the teacher again", folder, error)
+        logger.warning("train: cache entry %s is damaged (%s); encoding again", folder, error)
         return None
-    if vectors.shape != (max(1, num_pairs), dim) or vectors.dtype != np.float16:
-        logger.warning("train: cache entry %s is damaged (shape %s); asking the teacher again", folder, vectors.shape)
+    if vectors.shape != (num_pairs, dim) or vectors.dtype != np.float16:
+        logger.warning("train: cache entry %s is damaged (shape %s); encoding again", folder, vectors.shape)
         return None
-    return vectors[:num_pairs]
+    return vectors

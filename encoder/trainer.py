@@ -20,11 +20,12 @@ from torch import nn
 from emsmine.encoder.averaging import Average
 from emsmine.encoder.checkpoints import load_best, save_best, save_checkpoint
 from emsmine.encoder.data import Corpus
-from emsmine.encoder.gradients import backward, backward_in_chunks, clip_gradients
+from emsmine.encoder.gradients import Chunks, backward, backward_in_chunks, clip_gradients
 from emsmine.encoder.network import Network
+from emsmine.encoder.optimisers import build_optimisers, learning_rate_factor
 from emsmine.encoder.parallel import Processes
 from emsmine.encoder.sampler import PairSampler, split_validation
-from emsmine.encoder.training_config import OptimiserConfig, TrainingConfig
+from emsmine.encoder.training_config import TrainingConfig
 from emsmine.encoder.training_log import TrainingLog
 from emsmine.encoder.training_model import TrainingModel, language_numbers, to_torch
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
@@ -32,14 +33,6 @@ from emsmine.errors import ConfigError, ModelError, StaleOutputError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, float]], None]
-
-
-def learning_rate_factor(step: int, settings: OptimiserConfig) -> float:
-    """Return the learning rate of a step as a fraction of its peak: linear warm-up times cosine or linear decay."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    progress = min(1.0, step / settings.steps)
-    fall = 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1 - progress
-    return warm * (settings.final_fraction + (1 - settings.final_fraction) * fall)
 
 
 class Trainer:
@@ -83,14 +76,18 @@ class Trainer:
             exponent=config.data.exponent,
             seed=config.run.seed,
             groups=config.data.groups,
+            shuffle_buffer=config.data.shuffle_buffer,
+            hard_negatives=config.data.hard_negatives,
         )
         self.step = 0
-        self.optimisers = self._optimisers()
+        self.optimisers = build_optimisers(self.model, config.optimiser)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.run.precision == "fp16")
         decay = config.optimiser.ema_decay
         self.average = Average(self.model.network, decay) if decay else None
         self.best: dict[str, float] | None = None
         """Accuracy and step of the weights in `best.pt`; known to rank 0."""
+        self.num_tokens = 0
+        """Trained on by all processes since this object was made, both sides."""
 
     def _check(self, corpora: list[Corpus]) -> None:
         config = self.config
@@ -113,6 +110,11 @@ class Trainer:
         local_negatives = config.loss.contrastive_weight and not config.loss.gather_negatives
         if local_negatives and config.data.batch_size == self.processes.size > 1:
             raise ConfigError("train: one pair per process has no negatives; set loss.gather_negatives to true")
+        if config.data.hard_negatives and not config.loss.gather_negatives and self.processes.size > 1:
+            raise ConfigError(
+                f"train: loss.gather_negatives is false, but the {self.processes.size} processes share a pair and its "
+                "data.hard_negatives; set it to true"
+            )
         if config.run.export == "best" and not self._can_validate():
             raise ConfigError(
                 "train: run.export is best, but no corpus has the 10 pairs that validation needs at least; "
@@ -122,28 +124,6 @@ class Trainer:
     def _can_validate(self) -> bool:
         return any(len(corpus) for corpus in self.validation_corpora)
 
-    def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        settings = self.config.optimiser
-        table = self.model.network.embedding.tokens.weight
-        sparse = settings.sparse_learning_rate > 0
-        scale = self.model.log_scale
-        apart = [p for p in (table if sparse else None, scale) if p is not None]
-        dense = [p for p in self.model.parameters() if p.requires_grad and not any(p is other for other in apart)]
-        groups: list[dict[str, Any]] = [{"params": dense}] if dense else []
-        if scale is not None:
-            # Decay would pull the temperature towards 1.
-            groups.append({"params": [scale], "weight_decay": 0.0})
-        optimisers: list[tuple[torch.optim.Optimizer, float]] = []
-        if groups:
-            adam = torch.optim.Adam(
-                groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, amsgrad=settings.amsgrad
-            )
-            optimisers.append((adam, settings.learning_rate))
-        if sparse:
-            rate = settings.sparse_learning_rate
-            optimisers.append((torch.optim.SparseAdam([table], lr=rate), rate))
-        return optimisers
-
     def train_step(self) -> dict[str, float]:
         """Take one optimiser step; returns the losses of the whole batch by name.
 
@@ -151,8 +131,9 @@ class Trainer:
             ModelError: the loss is not finite.
         """
         config = self.config
+        drawn = self.sampler.draw(self.processes.rank, self.processes.size)
         batch = to_torch(
-            self.sampler.draw(self.processes.rank, self.processes.size),
+            drawn,
             self.sampler.corpora,
             self.device,
             mask_duplicates=config.loss.mask_duplicates,
@@ -165,7 +146,11 @@ class Trainer:
                 group["lr"] = rate * factor
         self.model.train()
         if config.data.chunk_size:
-            parts = backward_in_chunks(self.model, batch, config.data.chunk_size, self.scaler.scale)
+            chunks = Chunks.of_pairs(batch, config.data.chunk_size)
+            parts = backward_in_chunks(self.model, batch, chunks, self.scaler.scale)
+        elif config.data.chunk_tokens:
+            chunks = Chunks.of_tokens(batch, config.data.chunk_tokens)
+            parts = backward_in_chunks(self.model, batch, chunks, self.scaler.scale)
         else:
             parts = backward(self.model, batch, self.scaler.scale)
         summed = self.processes.sum_values(torch.stack([part.float() for part in parts.values()])).tolist()
@@ -177,6 +162,7 @@ class Trainer:
             )
         self._update()
         self.step += 1
+        self.num_tokens += drawn.num_tokens
         if self.average is not None:
             self.average.update(self.model.network, self.step)
         if self.model.log_scale is not None:
@@ -343,19 +329,21 @@ class Trainer:
         first = self.processes.rank == 0
         log = TrainingLog(output, self.step) if first else None
         sums: dict[str, float] = {}
-        started, started_step = time.monotonic(), self.step
+        started, started_step, started_tokens = time.monotonic(), self.step, self.num_tokens
         while self.step < last:
             for name, value in self.train_step().items():
                 sums[name] = sums.get(name, 0.0) + value
             validating = self.step % settings.validate_every == 0 or self.step == last
             if validating or self.step % settings.log_every == 0:
                 done = self.step - started_step
-                rate = done * self.config.data.batch_size / max(1e-9, time.monotonic() - started)
+                seconds = max(1e-9, time.monotonic() - started)
                 row = {name: value / done for name, value in sums.items()}
-                row |= {"step": float(self.step), "pairs_per_second": rate}
+                row |= {"step": float(self.step), "pairs_per_second": done * self.config.data.batch_size / seconds}
+                row["tokens_per_second"] = (self.num_tokens - started_tokens) / seconds
                 if log is not None:
                     self._report(row, log, output, on_log, validating=validating)
-                sums, started, started_step = {}, time.monotonic(), self.step
+                sums = {}
+                started, started_step, started_tokens = time.monotonic(), self.step, self.num_tokens
             if self.step % settings.checkpoint_every == 0 or self.step == last:
                 state = self.state()
                 if first:

@@ -5,18 +5,21 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 
 from emsmine.encoder.checkpoints import load_checkpoint
 from emsmine.encoder.config import read_json
 from emsmine.encoder.data import Corpus, PairFile, TokenCache, find_pair_files, read_pairs
+from emsmine.encoder.initialise import initial_tokenizer
 from emsmine.encoder.model_directory import save_model
+from emsmine.encoder.negatives import NegativeSearch
 from emsmine.encoder.parallel import process_group
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import Encoder
@@ -30,31 +33,60 @@ logger = logging.getLogger(__name__)
 
 _MAX_TOKENIZER_CHARS = 400
 _DATA = "data.json"
+_DIGEST_ROWS = 1024 * 1024
 
 
 def balanced_sample(files: list[PairFile], per_language: int, seed: int, preprocessing: str = "none") -> Iterator[str]:
     """Yield up to `per_language` sentences of every language, drawn without replacement and shuffled per file.
 
-    A language that stands in several files (usually English) gets its share from each of them.
+    A language that stands in several files (usually English) gets its share from each of them. Memory is that of the
+    sentences drawn, whatever the size of the files.
     """
     share = Counter(lang for file in files for lang in (file.source_lang, file.target_lang))
     for number, file in enumerate(files):
-        sides: tuple[list[str], list[str]] = ([], [])
+        langs = (file.source_lang, file.target_lang)
+        # The shared language gets four shares in all: it is one side of every pair.
+        wanted = [per_language if share[lang] == 1 else 4 * per_language // share[lang] for lang in langs]
+        drawn = [_Reservoir(size, f"{seed}-{number}-{side}") for side, size in enumerate(wanted)]
         for pair in read_pairs(file, Counter()):
-            for side, text in zip(sides, pair, strict=True):
+            for reservoir, text in zip(drawn, pair, strict=True):
                 if len(text) < _MAX_TOKENIZER_CHARS:
-                    side.append(text)
-        rng = random.Random(f"{seed}-{number}")
-        for lang, side in zip((file.source_lang, file.target_lang), sides, strict=True):
-            # The shared language gets four shares in all: it is one side of every pair.
-            wanted = per_language if share[lang] == 1 else 4 * per_language // share[lang]
-            yield from preprocess(rng.sample(side, min(len(side), wanted)), lang, preprocessing)
+                    reservoir.offer(text)
+        for lang, reservoir in zip(langs, drawn, strict=True):
+            yield from preprocess(reservoir.shuffled(), lang, preprocessing)
+
+
+class _Reservoir:
+    """A random sample of a stream of unknown length, every item with the same chance.
+
+    Reference: Vitter 1985, Random Sampling with a Reservoir, algorithm R.
+    """
+
+    def __init__(self, size: int, seed: str) -> None:
+        self.size = size
+        self._random = random.Random(seed)
+        self._kept: list[str] = []
+        self._seen = 0
+
+    def offer(self, text: str) -> None:
+        """Take part in the draw."""
+        self._seen += 1
+        if len(self._kept) < self.size:
+            self._kept.append(text)
+        elif (place := self._random.randrange(self._seen)) < self.size:
+            self._kept[place] = text
+
+    def shuffled(self) -> list[str]:
+        """Return the sample: its first items have hardly moved from where the stream had them."""
+        return self._random.sample(self._kept, len(self._kept))
 
 
 def prepare_tokenizer(config: TrainingConfig, files: list[PairFile], output: Path) -> Tokenizer:
     """Return the tokeniser of the configuration, training one at `output` if none is named."""
     if config.data.tokenizer:
         tokenizer = Tokenizer(Path(config.data.tokenizer))
+    elif config.optimiser.init:
+        tokenizer = Tokenizer(initial_tokenizer(config.optimiser.init))
     else:
         path = output / "sentencepiece.model"
         if not path.exists():
@@ -63,6 +95,11 @@ def prepare_tokenizer(config: TrainingConfig, files: list[PairFile], output: Pat
             sample = balanced_sample(files, config.data.tokenizer_sample, config.run.seed, config.data.preprocessing)
             train_tokenizer(sample, path, settings)
         tokenizer = Tokenizer(path)
+    init = config.optimiser.init
+    if init and Tokenizer(initial_tokenizer(init)).sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"train: {tokenizer.path} is not the tokeniser of optimiser.init {init}; leave data.tokenizer out"
+        )
     if tokenizer.vocab_size != config.network.vocab_size:
         raise ConfigError(
             f"train: {tokenizer.path} has {tokenizer.vocab_size} pieces but network.vocab_size is "
@@ -101,14 +138,15 @@ def train(
     with process_group(device) as (processes, where):
         output.mkdir(parents=True, exist_ok=True)
         teacher = load_encoder(config.data.teacher, device=str(where)) if config.data.teacher else None
+        search = negative_search(config, teacher, where)
         with processes.first_alone():
-            tokenizer, corpora = prepare_data(config, output, teacher)
+            tokenizer, corpora = prepare_data(config, output, teacher, search)
         trainer = Trainer(
             config, corpora, where, processes=processes, teacher_dim=None if teacher is None else teacher.dim
         )
-        _resume(trainer, corpora, output, teacher)
-        # Its vectors are on disk; its weights need no memory any more.
-        del teacher
+        _resume(trainer, corpora, output, {"teacher": teacher, "negatives": search.encoder if search else None})
+        # Their vectors are on disk; their weights need no memory any more.
+        del teacher, search
         trainer.fit(output, stop_after=stop_after, on_log=on_log)
         folder = output / "model"
         if not processes.rank:
@@ -117,7 +155,25 @@ def train(
     return folder
 
 
-def prepare_data(config: TrainingConfig, output: Path, teacher: Encoder | None) -> tuple[Tokenizer, list[Corpus]]:
+def negative_search(config: TrainingConfig, teacher: Encoder | None, device: torch.device) -> NegativeSearch | None:
+    """Return how hard negatives are looked for; None if none are wanted. A teacher of the same name is shared.
+
+    Raises:
+        ConfigError: the encoder is unknown.
+    """
+    settings = config.data
+    if not settings.hard_negatives:
+        return None
+    shared = teacher if settings.negatives == settings.teacher else None
+    encoder = shared or load_encoder(settings.negatives, device=str(device))
+    return NegativeSearch(
+        encoder, settings.hard_negatives, settings.negatives_limit, settings.validation_pairs, str(device)
+    )
+
+
+def prepare_data(
+    config: TrainingConfig, output: Path, teacher: Encoder | None, search: NegativeSearch | None = None
+) -> tuple[Tokenizer, list[Corpus]]:
     """Return the tokeniser and the tokenised training files, made at the first call.
 
     Raises:
@@ -132,16 +188,17 @@ def prepare_data(config: TrainingConfig, output: Path, teacher: Encoder | None) 
         config.network.max_tokens,
         preprocessing=config.data.preprocessing,
         teacher=teacher,
+        search=search,
     )
     return tokenizer, [cache.corpus(file) for file in files]
 
 
-def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, teacher: Encoder | None) -> None:
+def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, encoders: Mapping[str, Encoder | None]) -> None:
     """Load the newest checkpoint, if there is one, into every process; compare the data with those of the run."""
     processes = trainer.processes
     state = load_checkpoint(output, trainer.device)
     with processes.first_alone():
-        check_data(corpora, output, resuming=state is not None, teacher=teacher)
+        check_data(corpora, output, resuming=state is not None, encoders=encoders)
     if state is not None:
         trainer.restore(state)
         logger.info("resuming at step %d", trainer.step)
@@ -152,10 +209,18 @@ def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, teacher: Enco
         )
 
 
-def check_data(corpora: list[Corpus], output: Path, *, resuming: bool, teacher: Encoder | None = None) -> None:
+def check_data(
+    corpora: list[Corpus], output: Path, *, resuming: bool, encoders: Mapping[str, Encoder | None] | None = None
+) -> None:
     """Compare the training data with those that the run began with, which `data.json` remembers.
 
     A sampler's position in other data would mean other pairs.
+
+    Args:
+        corpora: the data.
+        output: folder of the run.
+        resuming: there is a checkpoint.
+        encoders: who has a say in the training, by role.
 
     Raises:
         StaleOutputError: they differ and there is a checkpoint; the message names the corpora.
@@ -165,12 +230,13 @@ def check_data(corpora: list[Corpus], output: Path, *, resuming: bool, teacher: 
             corpus.source_lang,
             corpus.target_lang,
             len(corpus),
-            xxhash.xxh3_128_hexdigest(np.ascontiguousarray(corpus.hashes).tobytes()),
+            _digest(corpus.hashes),
+            # Of what was found: another processor may round otherwise.
+            *([] if corpus.neighbours is None else [_digest(corpus.neighbours)]),
         ]
         for number, corpus in enumerate(corpora)
     }
-    if teacher is not None:
-        now["teacher"] = [teacher.name, teacher.fingerprint()]
+    now |= {role: [found.name, found.fingerprint()] for role, found in (encoders or {}).items() if found is not None}
     path = output / _DATA
     if resuming and path.exists():
         before = read_json(path)
@@ -184,6 +250,13 @@ def check_data(corpora: list[Corpus], output: Path, *, resuming: bool, teacher: 
     temporary = output / f".{_DATA}.{os.getpid()}"
     temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _digest(array: npt.NDArray[np.int64]) -> str:
+    hasher = xxhash.xxh3_128()
+    for start in range(0, len(array), _DIGEST_ROWS):
+        hasher.update(np.ascontiguousarray(array[start : start + _DIGEST_ROWS]).tobytes())
+    return hasher.hexdigest()
 
 
 def export(trainer: Trainer, tokenizer: Tokenizer, folder: Path) -> Path:

@@ -42,16 +42,43 @@ class DataConfig:
     """none, or ems: lower-case and split words as the released EMS does, here and in the model."""
     chunk_size: int = 0
     """Pairs per forward pass of a process; the step is that of the whole batch. 0: all at once."""
+    chunk_tokens: int = 0
+    """The same with a budget of tokens, both sides, and pairs sorted by length. 0: all at once."""
+    shuffle_buffer: int = 0
+    """Pairs of a corpus that are mixed at a time; 0: the whole corpus."""
+    hard_negatives: int = 0
+    """Similar pairs that follow each drawn pair into its batch, which keeps its size."""
+    negatives: str = ""
+    """Encoder, as in `ems:default`, that says which pairs are similar."""
+    negatives_limit: float = 0.95
+    """Pairs with a larger cosine are taken for translations and are no negatives."""
     teacher: str = ""
     """Encoder, as in `ems:default`, that `loss.distill_weight` learns from."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         _at_least("data", self, {"batch_size": 1, "groups": 0, "validation_pairs": 0, "tokenizer_sample": 1})
-        _at_least("data", self, {"chunk_size": 0})
+        _at_least("data", self, {"chunk_size": 0, "chunk_tokens": 0, "shuffle_buffer": 0, "hard_negatives": 0})
         _one_of("data", self, "preprocessing", PREPROCESSINGS)
         if self.groups > self.batch_size:
             raise ConfigError(f"train: data.groups is {self.groups}; it must not exceed batch_size {self.batch_size}")
+        if self.chunk_size and self.chunk_tokens:
+            raise ConfigError(
+                f"train: data.chunk_size is {self.chunk_size} and data.chunk_tokens is {self.chunk_tokens}; set one"
+            )
+        if bool(self.hard_negatives) != bool(self.negatives):
+            raise ConfigError(
+                f"train: data.hard_negatives is {self.hard_negatives} and data.negatives is {self.negatives!r}; "
+                "set both, or neither"
+            )
+        if self.hard_negatives >= self.batch_size:
+            raise ConfigError(
+                f"train: data.hard_negatives is {self.hard_negatives}; it must be below batch_size {self.batch_size}"
+            )
+        if not 0 < self.negatives_limit <= 1:
+            raise ConfigError(
+                f"train: data.negatives_limit is {self.negatives_limit}; it must be above 0 and at most 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,6 +127,8 @@ class OptimiserConfig:
     weight_decay: float = 1e-5
     amsgrad: bool = False
     embedding_std: float = 0.02
+    init: str = ""
+    """Model to start from, as in `ems:default`, with its tokeniser; layers that it lacks start without effect."""
     gradient_clip: float = 0.0
     """Largest joint norm of all gradients, dense and sparse; 0: no clipping."""
     ema_decay: float = 0.0
@@ -184,6 +213,7 @@ class TrainingConfig:
                 f"{self.data.teacher!r}; set both, or neither"
             )
         self._check_contrastive()
+        self._check_negatives()
         self._check_tables()
 
     def _check_contrastive(self) -> None:
@@ -201,6 +231,20 @@ class TrainingConfig:
         if loss.matryoshka and max(loss.matryoshka) > self.network.dim:
             raise ConfigError(
                 f"train: loss.matryoshka has the width {max(loss.matryoshka)}, but network.dim is {self.network.dim}"
+            )
+
+    def _check_negatives(self) -> None:
+        if not self.data.hard_negatives:
+            return
+        if not self.loss.contrastive_weight:
+            raise ConfigError(
+                "train: data.hard_negatives are negatives of the contrastive objective, but loss.contrastive_weight "
+                "is 0"
+            )
+        if not self.loss.mask_duplicates:
+            raise ConfigError(
+                "train: data.hard_negatives brings pairs with equal sentences together; set loss.mask_duplicates to "
+                "true, so that they are no negatives of one another"
             )
 
     def _check_tables(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from emsmine import languages
 from emsmine.encoder.data import Corpus
+from emsmine.encoder.initialise import initialise
 from emsmine.encoder.losses import (
     Candidates,
     ProjectionHead,
@@ -64,6 +65,23 @@ class TorchBatch:
             *cut(self.target_ids, self.target_offsets),
             self.source_language[start:stop],
             self.target_language[start:stop],
+            None,
+        )
+
+    def take(self, rows: Tensor) -> "TorchBatch":
+        """Return pairs in another order, as the network and the reconstruction head need them, no more."""
+
+        def moved(ids: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+            lengths = offsets.diff()[rows]
+            new_offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+            starts = torch.repeat_interleave(offsets[:-1][rows] - new_offsets[:-1], lengths)
+            return ids[starts + torch.arange(len(starts), device=ids.device)], new_offsets
+
+        return TorchBatch(
+            *moved(self.source_ids, self.source_offsets),
+            *moved(self.target_ids, self.target_offsets),
+            self.source_language[rows],
+            self.target_language[rows],
             None,
         )
 
@@ -155,6 +173,8 @@ class TrainingModel(nn.Module):
         nn.init.normal_(table, std=config.optimiser.embedding_std)
         with torch.no_grad():
             table[0] = 0
+        if config.optimiser.init:
+            initialise(self.network, config.optimiser.init, config.data.preprocessing)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """Return the context for forward passes. One for each pass: it keeps converted weights until it ends."""

@@ -36,6 +36,7 @@ def train(config: str, steps: int | None, device: str) -> None:
         names = ("total", "xtr", "contrastive", "distill", "temperature")
         parts += [f"{name} {row[name]:.4f}" for name in names if name in row]
         parts.append(f"{row['pairs_per_second']:,.0f} pairs/s")
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
         remaining = (settings.optimiser.steps - row["step"]) * settings.data.batch_size / row["pairs_per_second"]
         parts.append(f"{remaining / 60:.0f} min left")
         if "validation_accuracy" in row:

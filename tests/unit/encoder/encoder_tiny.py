@@ -16,6 +16,7 @@ from torch import Tensor
 from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.data import Corpus
 from emsmine.encoder.losses import HeadConfig
+from emsmine.encoder.model_directory import save_model
 from emsmine.encoder.network import Network
 from emsmine.encoder.tokenizer import TokenizerTraining, pack, train_tokenizer
 from emsmine.encoder.training_config import (
@@ -156,6 +157,18 @@ def mixed_training(data: Path, output: Path, tokenizer: Path, /, **changes: dict
     return _training(layered_network(num_layers=1), tables, data, output, tokenizer, changes)
 
 
+def full_training(data: Path, output: Path, tokenizer: Path, /, **changes: dict[str, Any]) -> TrainingConfig:
+    """Configure `mixed_training` with all that decides which pairs come together and in which passes.
+
+    The encoder that tells similar pairs is made beside the data, at the first call.
+    """
+    similar = data.parent / "similar"
+    if not (similar / "config.json").exists():
+        save_model(build(plain_network(dim=24), seed=3), tokenizer, similar, name="similar")
+    table = {"shuffle_buffer": 30, "chunk_tokens": 150, "hard_negatives": 2, "negatives": f"ems:{similar}"}
+    return mixed_training(data, output, tokenizer, **(changes | {"data": table | changes.get("data", {})}))
+
+
 def _training(
     network: NetworkConfig,
     tables: dict[str, dict[str, Any]],
@@ -206,6 +219,6 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     kind, *paths = sys.argv[1:]
-    make = {"sparse": sparse_training, "dense": dense_training, "mixed": mixed_training}[kind]
+    make = {"sparse": sparse_training, "dense": dense_training, "full": full_training}[kind]
     steps: dict[str, Any] = {"run": {"checkpoint_every": 1, "log_every": 1}}
     train(make(*map(Path, paths), **steps), device="cpu", on_log=lambda row: print(row["step"], flush=True))

@@ -9,7 +9,7 @@ import torch
 from encoder_tiny import assert_same, corpus, dense_training, mixed_training, sparse_training
 from torch import Tensor
 
-from emsmine.encoder.gradients import backward, backward_in_chunks, clip_gradients
+from emsmine.encoder.gradients import Chunks, backward, backward_in_chunks, clip_gradients
 from emsmine.encoder.trainer import Trainer
 from emsmine.encoder.training_model import TorchBatch, to_torch
 
@@ -41,7 +41,15 @@ def same(loss: Tensor) -> Tensor:
     return loss
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, 12, 100])
+def cut(batch: TorchBatch, chunks: tuple[str, int]) -> Chunks:
+    kind, size = chunks
+    return Chunks.of_pairs(batch, size) if kind == "pairs" else Chunks.of_tokens(batch, size)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [("pairs", 1), ("pairs", 5), ("pairs", 12), ("pairs", 100), ("tokens", 1), ("tokens", 16), ("tokens", 999)],
+)
 @pytest.mark.parametrize(
     ("make", "changes"),
     [
@@ -54,11 +62,12 @@ def same(loss: Tensor) -> Tensor:
     ],
     ids=["dense", "mixed", "sparse", "matryoshka", "xtr-only", "shared"],
 )
-def test_chunks_give_the_step_of_the_whole(make: Any, changes: dict[str, Any], chunk_size: int) -> None:
+def test_chunks_give_the_step_of_the_whole(make: Any, changes: dict[str, Any], chunks: tuple[str, int]) -> None:
     still = {} if make is sparse_training else {"network": STILL}
     whole, chunked = (trainer(make, **still, **changes) for _ in "ab")
     losses = backward(whole.model, drawn(whole), same)
-    found = backward_in_chunks(chunked.model, drawn(chunked), chunk_size, same)
+    batch = drawn(chunked)
+    found = backward_in_chunks(chunked.model, batch, cut(batch, chunks), same)
     assert found.keys() == losses.keys()
     for name, value in losses.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
@@ -71,11 +80,33 @@ def test_chunks_give_the_step_of_the_whole(make: Any, changes: dict[str, Any], c
 
 def test_steps_in_chunks_follow_steps_of_the_whole() -> None:
     rows = {}
-    for chunk_size in (0, 4):
-        made = trainer(mixed_training, network=STILL, data={"chunk_size": chunk_size})
-        rows[chunk_size] = [made.train_step() for _ in range(5)]
-    for whole, chunked in zip(rows[0], rows[4], strict=True):
-        assert chunked == pytest.approx(whole, rel=1e-4)
+    for name, size in (("chunk_size", 0), ("chunk_size", 4), ("chunk_tokens", 30)):
+        made = trainer(mixed_training, network=STILL, data={name: size})
+        passes: list[int] = []
+        made.model.network.register_forward_hook(lambda *_, seen=passes: seen.append(1))
+        rows[size] = [made.train_step() for _ in range(5)]
+        # Both sides, twice if there are chunks: 3 of 4 pairs, or 4 of up to 30 tokens.
+        assert len(passes) == {0: 5 * 2, 4: 5 * 2 * 2 * 3, 30: 5 * 2 * 2 * 4}[size]
+    for size in (4, 30):
+        for whole, chunked in zip(rows[0], rows[size], strict=True):
+            assert chunked == pytest.approx(whole, rel=1e-4)
+
+
+def test_sentences_of_a_pass_by_tokens_are_of_like_length() -> None:
+    made = trainer(sparse_training)
+    batch = drawn(made)
+    chunks = Chunks.of_tokens(batch, 24)
+    assert chunks.order is not None
+    lengths = (batch.source_offsets.diff() + batch.target_offsets.diff())[chunks.order]
+    assert lengths.tolist() == [4, 4, *range(5, 15)]
+    assert chunks.bounds == [(0, 4), (4, 7), (7, 9), (9, 10), (10, 11), (11, 12)]
+    assert [int(lengths[start:stop].sum()) for start, stop in chunks.bounds] == [19, 24, 21, 12, 13, 14]
+
+
+def test_a_pair_longer_than_the_budget_is_a_pass_of_its_own() -> None:
+    batch = drawn(trainer(sparse_training))
+    assert Chunks.of_tokens(batch, 1).bounds == [(n, n + 1) for n in range(12)]
+    assert Chunks.of_tokens(batch, 13).bounds[-2:] == [(10, 11), (11, 12)]
 
 
 def test_both_passes_of_a_chunk_drop_out_the_same_units() -> None:
@@ -85,7 +116,7 @@ def test_both_passes_of_a_chunk_drop_out_the_same_units() -> None:
     seen: list[Tensor] = []
     made.model.network.register_forward_hook(lambda _, inputs, output: seen.append(output.detach()))
     torch.manual_seed(7)
-    backward_in_chunks(made.model, batch, 5, same)
+    backward_in_chunks(made.model, batch, Chunks.of_pairs(batch, 5), same)
     first, second = seen[:6], seen[6:]
     assert_same(second, first)
     found = gradients(made)
@@ -99,11 +130,11 @@ def test_both_passes_of_a_chunk_drop_out_the_same_units() -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("chunk_size", [0, 5])
-def test_a_loss_scale_changes_nothing_but_the_range(chunk_size: int) -> None:
+@pytest.mark.parametrize("chunks", [{}, {"chunk_size": 5}, {"chunk_tokens": 30}])
+def test_a_loss_scale_changes_nothing_but_the_range(chunks: dict[str, int]) -> None:
     states = []
     for scaled in (False, True):
-        made = trainer(mixed_training, data={"chunk_size": chunk_size}, network=STILL)
+        made = trainer(mixed_training, data=dict(chunks), network=STILL)
         if scaled:
             # The scaler of fp16 training, on the CPU; a power of two rounds nothing.
             made.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)

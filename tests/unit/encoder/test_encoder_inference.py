@@ -2,6 +2,7 @@
 
 import functools
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -31,11 +32,11 @@ needs_int8 = pytest.mark.skipif(not int8_works(), reason="needs a processor with
 PRECISIONS = ["fp32", pytest.param("int8", marks=needs_int8), "bf16"]
 
 
-def wide_network() -> Network:
+def wide_network(layer_norm: str = "post") -> Network:
     """Two layers of width 256 with the weights that torch starts from: wide enough for rounding to average out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Network(layered_network(dim=256, num_heads=4, ffn_dim=1024)).eval()
+        return Network(layered_network(dim=256, num_heads=4, ffn_dim=1024, layer_norm=layer_norm)).eval()
 
 
 def cosines(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -43,12 +44,16 @@ def cosines(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["oneDNN", "plain"])
-@pytest.mark.parametrize("activation", ["swish", "gelu", "relu"])
-def test_fp32_is_the_network_as_trained(packed: bool, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"activation": "swish"}, {"activation": "gelu"}, {"activation": "relu"}, {"layer_norm": "pre"}],
+    ids=lambda changes: "-".join(changes.values()),
+)
+def test_fp32_is_the_network_as_trained(packed: bool, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if packed and not PackedLinear.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(PackedLinear, "is_available", lambda: packed)
-    config = layered_network(activation=activation)
+    config = layered_network(**changes)
     network = build(config)
     prepare(network, "fp32")
     assert isinstance(network.layers[0], InferenceLayer)
@@ -57,11 +62,12 @@ def test_fp32_is_the_network_as_trained(packed: bool, activation: str, monkeypat
         torch.testing.assert_close(network(*tensors(BATCH)), build(config)(*tensors(BATCH)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
-def test_low_precision_is_near(precision: str) -> None:
+def test_low_precision_is_near(precision: str, layer_norm: str) -> None:
     if precision == "int8" and not int8_works():
         pytest.skip("needs a processor with exact int8 products (VNNI)")
-    network = wide_network()
+    network = wide_network(layer_norm)
     batch = [sentence for sentence in BATCH if sentence]
     with torch.inference_mode():
         expected = network(*tensors(batch))

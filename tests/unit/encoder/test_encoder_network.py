@@ -35,21 +35,24 @@ def reference(network: Network, batch: list[list[int]]) -> Tensor:
     for layer in network.layers:
         assert isinstance(layer, Layer)
         width = config.dim // config.num_heads
+        pre = config.layer_norm == "pre"
+        given = norm(hidden, layer.attention_norm) if pre else hidden
         heads = []
         for head in range(config.num_heads):
             query, key, value = (
-                (hidden @ linear.weight.T + linear.bias)[..., head * width : (head + 1) * width]
+                (given @ linear.weight.T + linear.bias)[..., head * width : (head + 1) * width]
                 for linear in (layer.query, layer.key, layer.value)
             )
             scores = query @ key.transpose(1, 2) / math.sqrt(width) + (1 - mask[:, None, :]) * -1e6
             heads.append(scores.softmax(-1) @ value)
         attended = torch.cat(heads, dim=-1) @ layer.attention_output.weight.T + layer.attention_output.bias
-        hidden = norm(attended + hidden, layer.attention_norm)
-        wide = hidden @ layer.ffn_input.weight.T + layer.ffn_input.bias
+        hidden = attended + hidden if pre else norm(attended + hidden, layer.attention_norm)
+        wide = (norm(hidden, layer.ffn_norm) if pre else hidden) @ layer.ffn_input.weight.T + layer.ffn_input.bias
         wide = {"swish": wide * wide.sigmoid(), "gelu": functional.gelu(wide), "relu": wide.clamp_min(0)}[
             config.activation
         ]
-        hidden = norm(wide @ layer.ffn_output.weight.T + layer.ffn_output.bias + hidden, layer.ffn_norm)
+        hidden = wide @ layer.ffn_output.weight.T + layer.ffn_output.bias + hidden
+        hidden = hidden if pre else norm(hidden, layer.ffn_norm)
     return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -67,8 +70,9 @@ def norm(hidden: Tensor, layer: torch.nn.LayerNorm) -> Tensor:
         build(layered_network(num_layers=1, num_heads=1, activation="gelu", positions="none")),
         build(layered_network(activation="relu", embedding_norm=False)),
         build(layered_network(num_layers=0)),
+        build(layered_network(layer_norm="pre")),
     ],
-    ids=["plain", "two-layers", "no-positions", "no-norm", "no-layers"],
+    ids=["plain", "two-layers", "no-positions", "no-norm", "no-layers", "pre-norm"],
 )
 def test_packed_equals_padded(network: Network) -> None:
     with torch.inference_mode():

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_tiny import assert_same, corpus, dense_training, sparse_training, write_pairs
+from encoder_tiny import assert_same, build, corpus, dense_training, plain_network, sparse_training, write_pairs
 
 from emsmine.encoder.checkpoints import load_checkpoint, save_checkpoint
 from emsmine.encoder.losses import contrastive_loss
+from emsmine.encoder.model_directory import save_model
 from emsmine.encoder.parallel import Processes, launched, process_group
 from emsmine.encoder.sampler import PairSampler
 from emsmine.encoder.trainer import Trainer
@@ -41,7 +42,10 @@ projection = false
 train = ["pairs"]
 tokenizer = "{tokenizer}"
 batch_size = 16
-chunk_size = {chunk_size}
+chunk_tokens = {chunk_tokens}
+shuffle_buffer = 30
+hard_negatives = 2
+negatives = "ems:{negatives}"
 [loss]
 mask_duplicates = true
 margin = 0.1
@@ -64,7 +68,9 @@ validate_every = 3
 
 def rows(output: Path) -> list[dict[str, float]]:
     lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "pairs_per_second"} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if not key.endswith("_per_second")} for line in lines
+    ]
 
 
 def test_two_processes_give_the_losses_of_one(
@@ -72,8 +78,9 @@ def test_two_processes_give_the_losses_of_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "pairs")
-    for name, chunk_size in (("one", 0), ("two", 3)):
-        text = CONFIG.format(tokenizer=spm_path, output=name, chunk_size=chunk_size)
+    similar = save_model(build(plain_network(dim=24)), spm_path, tmp_path / "similar", name="similar")
+    for name, chunk_tokens in (("one", 0), ("two", 100)):
+        text = CONFIG.format(tokenizer=spm_path, output=name, chunk_tokens=chunk_tokens, negatives=similar)
         (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
     assert run_cli(["train", "one.toml", "--device", "cpu"]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

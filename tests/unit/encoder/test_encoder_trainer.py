@@ -21,11 +21,13 @@ from encoder_tiny import (
 )
 
 from emsmine.encoder.checkpoints import load_checkpoint
-from emsmine.encoder.data import Corpus
+from emsmine.encoder.data import Corpus, TokenCache, find_pair_files
 from emsmine.encoder.ems import EMSEncoder
 from emsmine.encoder.losses import contrastive_loss, reconstruction_loss
+from emsmine.encoder.optimisers import learning_rate_factor
 from emsmine.encoder.sampler import PairSampler, split_validation
-from emsmine.encoder.trainer import Trainer, learning_rate_factor
+from emsmine.encoder.tokenizer import Tokenizer
+from emsmine.encoder.trainer import Trainer
 from emsmine.encoder.training import train
 from emsmine.encoder.training_config import OptimiserConfig, TrainingConfig
 from emsmine.encoder.training_model import language_numbers, to_torch
@@ -105,6 +107,25 @@ def test_logs_checkpoints_and_validation_come_when_they_should(make: Make, tmp_p
     assert [row["step"] for row in rows if "validation_accuracy" in row] == [6, 12, 14]
     found = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint*"))
     assert found == ["checkpoint-000000012.pt", "checkpoint-000000014.pt"]
+
+
+def test_the_rates_are_those_of_pairs_and_tokens(make: Make, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    train(make(tmp_path / "run", run={"log_every": 20}), device="cpu", on_log=rows.append)
+    # The same batches again.
+    corpora, config = [], make(tmp_path / "run")
+    cache = TokenCache(tmp_path / "run/cache", Tokenizer(Path(config.data.tokenizer)), config.network.max_tokens)
+    corpora = [cache.corpus(file) for file in find_pair_files([Path(config.data.train[0])])]
+    trainer = Trainer(config, corpora, CPU)
+    sizes = []
+    for _ in range(10):
+        trainer.sampler.draw()
+    for _ in range(10):
+        batch = trainer.sampler.draw()
+        sizes.append(len(batch.source.ids) + len(batch.target.ids))
+        assert batch.num_tokens == sizes[-1]
+    last = rows[-1]
+    assert last["tokens_per_second"] / last["pairs_per_second"] == pytest.approx(sum(sizes) / (10 * 16))
 
 
 def test_without_validation_pairs_the_log_stays_json(make: Make, tmp_path: Path) -> None:

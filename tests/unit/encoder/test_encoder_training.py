@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,22 @@ def test_english_gets_its_share_from_every_file(pairs: Path) -> None:
     assert share == {"de": 20, "en": 80, "fr": 20}
     assert drawn == list(balanced_sample(find_pair_files([pairs]), 20, seed=1))
     assert drawn != list(balanced_sample(find_pair_files([pairs]), 20, seed=2))
+
+
+def test_a_sample_gives_every_sentence_the_same_chance(tmp_path: Path) -> None:
+    (tmp_path / "de-en.tsv").write_text("".join(f"satz {n}\tline {n}\n" for n in range(40)), encoding="utf-8")
+    files = find_pair_files([tmp_path])
+    counts = np.zeros(40)
+    for seed in range(300):
+        drawn = list(balanced_sample(files, 10, seed))
+        numbers = [int(text.split()[1]) for text in drawn]
+        assert [text.split()[0] for text in drawn] == ["satz"] * 10 + ["line"] * 10
+        assert len(set(numbers[:10])) == len(set(numbers[10:])) == 10
+        assert set(numbers[:10]) != set(numbers[10:])
+        counts += np.bincount(numbers, minlength=40)
+    # 39 degrees of freedom, p = 0.001; the seeds are fixed. Draws of a sample exclude each other: below chi-square.
+    assert float(((counts - 150) ** 2 / 150).sum()) < 72.1
+    assert len(list(balanced_sample(files, 100, 1))) == 80
 
 
 def test_a_tokeniser_that_does_not_fit_is_refused(pairs: Path, spm_path: Path, tmp_path: Path) -> None:
@@ -84,6 +101,7 @@ def test_the_command_trains_tokeniser_and_model(
     assert "step 6/12" in err
     assert "resuming at step 6" in err
     assert "step 12/12" in err
+    assert re.search(r"[\d,]+ pairs/s  [\d,]+ tokens/s  \d+ min left", err)
     encoder = EMSEncoder(tmp_path / "runs/tiny/model", device="cpu")
     assert (encoder.name, encoder.network.config) == ("ems:tiny", plain_network(vocab_size=100, max_tokens=120))
     vectors = encoder.encode(["the baker sells seven lamps."], lang="eng_Latn")
