@@ -8,8 +8,6 @@ import click
 
 from emsmine.pipelines.cli_options import device_option
 
-logger = logging.getLogger(__name__)
-
 
 @click.command("train")
 @click.argument("config", metavar="CONFIG.toml")
@@ -24,6 +22,7 @@ def train(config: str, steps: int | None, device: str) -> None:
     from emsmine.encoder.training import train as run_training
     from emsmine.encoder.training_config import load_training_config
     from emsmine.pipelines.lock import run_lock
+    from emsmine.pipelines.training_progress import TrainingProgress
 
     settings = load_training_config(Path(config))
     rank, _ = launched()
@@ -31,22 +30,9 @@ def train(config: str, steps: int | None, device: str) -> None:
         # One process speaks and holds the lock for all that torchrun started.
         logging.disable(logging.INFO)
 
-    def log(row: dict[str, float]) -> None:
-        parts = [f"step {row['step']:.0f}/{settings.optimiser.steps}"]
-        names = ("total", "xtr", "contrastive", "distill", "temperature")
-        parts += [f"{name} {row[name]:.4f}" for name in names if name in row]
-        parts.append(f"{row['pairs_per_second']:,.0f} pairs/s")
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-        remaining = (settings.optimiser.steps - row["step"]) * settings.data.batch_size / row["pairs_per_second"]
-        parts.append(f"{remaining / 60:.0f} min left")
-        if "validation_accuracy" in row:
-            parts.append(f"validation accuracy {100 * row['validation_accuracy']:.2f} %")
-        if "validation_accuracy_ema" in row:
-            parts.append(f"of the average {100 * row['validation_accuracy_ema']:.2f} %")
-        logger.info("  ".join(parts))
-
-    with run_lock(settings.run.output, "train") if not rank else nullcontext():
-        folder = run_training(settings, device=device, stop_after=steps, on_log=log)
+    lock = nullcontext() if rank else run_lock(settings.run.output, "train")
+    with lock, TrainingProgress(settings.optimiser.steps, settings.data.batch_size) as progress:
+        folder = run_training(settings, device=device, stop_after=steps, on_log=progress.show)
     if not rank:
         click.echo(folder)
 

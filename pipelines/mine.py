@@ -161,13 +161,22 @@ def mine_files(
 def write_tsv(pairs: Sequence[tuple[float, str, str]], output: str) -> None:
     """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`."""
     text = "".join(f"{margin:.6f}\t{source}\t{target}\n" for margin, source, target in pairs)
+    write_bytes(text.encode("utf-8"), output, "mine")
+
+
+def write_bytes(content: bytes, output: str, command: str) -> None:
+    """Write what a command made to a file (atomically) or to stdout for `-`.
+
+    Raises:
+        ConfigError: the folder of the file does not exist.
+    """
     if output == "-":
-        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
     from emsmine.pipelines.files import new_attempt, write_atomically
 
     path = Path(output)
     if not path.parent.is_dir():
-        raise ConfigError(f"mine: folder {path.parent} of --output {output} does not exist; create it first")
-    write_atomically(path, text.encode("utf-8"), new_attempt())
+        raise ConfigError(f"{command}: folder {path.parent} of --output {output} does not exist; create it first")
+    write_atomically(path, content, new_attempt())

@@ -1,0 +1,141 @@
+"""Score the pairs of an existing bitext with the margins of mining: what `emsmine score` calls.
+
+The neighbourhood of a sentence is the other side of the bitext, as in mining: a pair scores high if both sentences are
+nearer to each other than to whatever else stands there.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+import numpy.typing as npt
+
+from emsmine.encoder.protocol import Encoder
+from emsmine.errors import InputError
+from emsmine.mining.knn import exact_cosine, search_both
+from emsmine.mining.margin import margin_scores, mean_similarity
+from emsmine.pipelines.mine import SentenceList, collect, encode_usable, read_lines
+
+_BATCH = 16_384
+
+
+@dataclass(frozen=True)
+class Bitext:
+    """The lines of a bitext as they stand in the file, and their two sides."""
+
+    lines: list[bytes]
+    """TAB between the sides; further columns are kept."""
+    source: SentenceList
+    target: SentenceList
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Margins of all lines, in the order of the file; NaN for a line that cannot be scored.
+
+    Shapes: margins float64 [lines].
+    """
+
+    margins: npt.NDArray[np.float64]
+    counts: dict[str, int]
+
+
+def read_bitext(paths: Sequence[str], langs: tuple[str, str], max_chars: int) -> Bitext:
+    """Read one file of `source TAB target` lines, or two files whose lines correspond.
+
+    Args:
+        paths: one or two; `-` is stdin.
+        langs: canonical codes of source and target.
+        max_chars: longer sentences cannot be scored.
+
+    Raises:
+        InputError: a file does not exist, two files have different numbers of lines, or no line has two usable sides.
+    """
+    lines = list(_joined(paths) if len(paths) == 2 else read_lines(paths[0]))
+    counts: Counter[str] = Counter(lines=len(lines))
+    columns: tuple[list[bytes], list[bytes]] = ([], [])
+    for line in lines:
+        source_column, tab, rest = line.partition(b"\t")
+        counts["too_few_columns"] += not tab
+        columns[0].append(source_column if tab else b"")
+        columns[1].append(rest.partition(b"\t")[0])
+    source, target = (collect(column, lang, max_chars) for column, lang in zip(columns, langs, strict=True))
+    for name, side in (("source", source), ("target", target)):
+        if not side.texts:
+            raise InputError(
+                f"score: no usable {name} sentence among the {len(lines)} lines of {' and '.join(paths)} "
+                f"({dict(counts)}, {side.dropped}); lines need a source, a TAB and a target"
+            )
+        counts.update({f"{name}.{reason}": number for reason, number in side.dropped.items() if reason != "duplicate"})
+    # An empty side is how a line of one column was put above: it has been counted.
+    for name in ("source.empty", "target.empty"):
+        counts[name] -= counts["too_few_columns"]
+    return Bitext(lines, source, target, {name: number for name, number in counts.items() if number})
+
+
+def _joined(paths: Sequence[str]) -> Iterator[bytes]:
+    for number, pair in enumerate(zip_longest(*(read_lines(path) for path in paths)), start=1):
+        if None in pair:
+            shorter, longer = (paths[0], paths[1]) if pair[0] is None else (paths[1], paths[0])
+            raise InputError(
+                f"score: {shorter} ends before line {number}, {longer} does not; lines of the two files must correspond"
+            )
+        # A TAB inside a sentence would look like the border of the sides.
+        yield b"\t".join(line.replace(b"\t", b" ") for line in pair)
+
+
+def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str) -> Scored:
+    """Compute the margin of every line over all sentences of the bitext.
+
+    Sentences that are equal but for case, width, punctuation and spaces are one, as in mining: copies would be one
+    another's neighbours and lower every margin.
+
+    Args:
+        encoder: of both sides.
+        bitext: what to score.
+        k: neighbours of a sentence.
+        margin: one of `emsmine.mining.margin.MARGINS`.
+    """
+    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (bitext.source, bitext.target))
+    forward, backward = search_both(left, right, k)
+    source, target = (
+        _rows(side.places, ids, len(side.texts))
+        for side, ids in ((bitext.source, left_ids), (bitext.target, right_ids))
+    )
+    usable = np.flatnonzero((source >= 0) & (target >= 0))
+    cosines = [
+        exact_cosine(left[source[part]], right[target[part]])
+        for part in (usable[start : start + _BATCH] for start in range(0, len(usable), _BATCH))
+    ]
+    margins = np.full(len(bitext.lines), np.nan)
+    margins[usable] = margin_scores(
+        np.concatenate([np.zeros(0, np.float32), *cosines]),
+        mean_similarity(forward)[source[usable]],
+        mean_similarity(backward)[target[usable]],
+        margin,
+    )
+    undefined = int(np.isnan(margins[usable]).sum())
+    unusable = {
+        f"{name}.no_vector": len(side.texts) - len(ids)
+        for name, side, ids in (("source", bitext.source, left_ids), ("target", bitext.target, right_ids))
+    }
+    found = {**bitext.counts, **unusable, "undefined_margin": undefined, "scored": len(usable) - undefined}
+    return Scored(margins, {name: number for name, number in found.items() if number or name == "scored"})
+
+
+def _rows(places: Sequence[int], ids: npt.NDArray[np.int64], num_texts: int) -> npt.NDArray[np.int64]:
+    """Return the row of the vector of each line; -1 where there is none."""
+    # One more, so that place -1 finds -1.
+    row_of = np.full(num_texts + 1, -1, dtype=np.int64)
+    row_of[ids] = np.arange(len(ids))
+    return row_of[np.array(places, dtype=np.int64)]
+
+
+def scored_lines(lines: Iterable[bytes], margins: npt.NDArray[np.float64], threshold: float | None) -> Iterator[bytes]:
+    """Yield `score TAB line` in the order of the file; with a threshold, only lines that reach it."""
+    for line, margin in zip(lines, margins.tolist(), strict=True):
+        if threshold is None or margin >= threshold:
+            yield b"%.6f\t%s\n" % (margin, line)
