@@ -4,6 +4,7 @@ Shapes: T tokens of all sentences one after the other, N sentences.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -130,11 +131,25 @@ def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerT
     Raises:
         InputError: too few sentences for the wanted vocabulary.
     """
-    prefix = output.with_name(f".{output.name}.{os.getpid()}")
+    model = trained_tokenizer(sentences, settings)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary.write_bytes(model)
+    temporary.replace(output)
+    return output
+
+
+def trained_tokenizer(sentences: Iterable[str], settings: TokenizerTraining) -> bytes:
+    """Train as `train_tokenizer` does, and return the content of the file: the same for the same sentences.
+
+    Raises:
+        InputError: too few sentences for the wanted vocabulary.
+    """
+    # Into memory: SentencePiece writes the name of the file that it makes into the file, and ours is temporary.
+    model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(sentences),
-            model_prefix=str(prefix),
+            model_writer=model,
             vocab_size=settings.vocab_size,
             model_type=settings.model_type,
             character_coverage=settings.character_coverage,
@@ -150,6 +165,4 @@ def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerT
         raise InputError(
             f"tokeniser: training failed ({error}); lower vocab_size {settings.vocab_size} or give more text"
         ) from error
-    prefix.with_name(f"{prefix.name}.vocab").replace(output.with_suffix(".vocab"))
-    prefix.with_name(f"{prefix.name}.model").replace(output)
-    return output
+    return model.getvalue()
