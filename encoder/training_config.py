@@ -290,11 +290,16 @@ def load_training_config(path: Path) -> TrainingConfig:
     unknown = sorted(set(parsed) - set(tables))
     if unknown:
         raise ConfigError(f"train: {path} has unknown tables {', '.join(unknown)}; known: {', '.join(sorted(tables))}")
-    built = {name: _build(kind, parsed.get(name, {}), f"{path}: [{name}]") for name, kind in tables.items()}
+    built = {name: build_table(kind, parsed.get(name, {}), f"{path}: [{name}]") for name, kind in tables.items()}
     return TrainingConfig(**built)
 
 
-def _build(kind: Any, values: Any, where: str) -> Any:
+def build_table(kind: Any, values: Any, where: str) -> Any:
+    """Build the settings of one table, such as `OptimiserConfig`, from parsed TOML.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or out of range; the message begins with `where`.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"train: {where} must be a table, got {type(values).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _COMMANDS = {
     "run": ("emsmine.pipelines.cli_run", "Run the whole pipeline: crawl files to a parallel corpus."),
     "mine": ("emsmine.pipelines.cli_mine", "Mine translations from two files of sentences."),
+    "score": ("emsmine.pipelines.cli_score", "Score the pairs of an existing bitext by margin."),
     "ingest": ("emsmine.pipelines.cli_run", "Stage 1: read crawl files into documents."),
     "dedup": ("emsmine.pipelines.cli_run", "Stage 2: drop exact and near-duplicate documents."),
     "langid": ("emsmine.pipelines.cli_run", "Stage 3: identify languages, split into distinct sentences."),
@@ -33,6 +34,7 @@ _COMMANDS = {
     "report": ("emsmine.pipelines.cli_run", "Print the funnel of a run directory."),
     "eval": ("emsmine.pipelines.cli_eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
     "train": ("emsmine.pipelines.cli_train", "Train an EMS encoder from a TOML configuration."),
+    "bootstrap": ("emsmine.pipelines.cli_bootstrap", "Train and mine in rounds, from a small seed and plain text."),
     "convert": ("emsmine.pipelines.cli_train", "Convert a released EMS checkpoint into a model directory."),
     "langs": ("emsmine.pipelines.cli_run", "List the languages of the shipped model, or look codes up."),
 }
