@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from emsmine import languages
-from emsmine.pipelines.cli_options import device_option, overrides, stage_options
+from emsmine.pipelines.cli_options import APPROXIMATE_ONLY, device_option, overrides, stage_options
 from emsmine.pipelines.settings import EncodeSettings, build_settings
 
 _encoder = click.option("--encoder", default=EncodeSettings.encoder, show_default=True, help="Encoder to evaluate.")
@@ -40,7 +40,7 @@ def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str
 @click.option("--langs", required=True, metavar="PAIRS", help="Pairs, as in de-en,zh-en; English second, as in BUCC.")
 @click.option("--split", default="", help="Part of the file names: sample, training, test.")
 @device_option
-@stage_options(("encode", "search", "select"))
+@stage_options(("encode", "search", "select"), APPROXIMATE_ONLY)
 def bucc(folder: str, langs: str, split: str, device: str, **given: Any) -> None:
     """Mining F1 on sets in BUCC format: at the default threshold, and the best that a tuned one could reach."""
     settings = build_settings({}, overrides(("encode", "search", "select"), given))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from emsmine import languages
-from emsmine.pipelines.cli_options import device_option, overrides, stage_options
+from emsmine.pipelines.cli_options import APPROXIMATE_ONLY, device_option, overrides, stage_options
 from emsmine.pipelines.settings import LangidSettings, build_settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _STAGES = ("encode", "search", "select")
     help="Leave out longer sentences.",
 )
 @device_option
-@stage_options(_STAGES)
+@stage_options(_STAGES, APPROXIMATE_ONLY)
 def mine(
     source: str, target: str, source_lang: str, target_lang: str, output: str, max_sentence_chars: int, **given: Any
 ) -> None:

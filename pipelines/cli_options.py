@@ -14,13 +14,18 @@ from emsmine.pipelines.settings import STAGE_SETTINGS
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def stage_options(stages: Sequence[str]) -> Callable[[_Function], _Function]:
+APPROXIMATE_ONLY = ("target_recall", "min_recall", "audit_queries")
+"""Settings of `search` that mean nothing to commands that search exactly in memory."""
+
+
+def stage_options(stages: Sequence[str], leave_out: Sequence[str] = ()) -> Callable[[_Function], _Function]:
     """Add one flag per setting of the given stages. One that is not given stays None: file or default win."""
 
     def decorate(function: _Function) -> _Function:
         for stage in reversed(stages):
             for field in reversed(dataclasses.fields(STAGE_SETTINGS[stage])):
-                function = _option(stage, field)(function)
+                if field.name not in leave_out:
+                    function = _option(stage, field)(function)
         return function
 
     return decorate

@@ -125,6 +125,18 @@ class TaskContext:
         """Like `read`, for rows `start` to `stop` (exclusive); only their row groups are read."""
         return read_slice(self._verified(ref), start, stop, columns)
 
+    def file(self, ref: FileRef) -> Path:
+        """Return where an input that an earlier task wrote lies, after verifying its hash, for what is not Parquet.
+
+        Args:
+            ref: one of `spec.inputs`, or of `inputs_of`.
+
+        Raises:
+            CorruptOutputError: the file is missing or damaged.
+            ValueError: the file is no input of this task.
+        """
+        return self._verified(ref)
+
     def inputs_of(self, ref: FileRef, dataset: str) -> list[FileRef]:
         """List the files of a dataset that a finished step wrote, where the input is the step as a whole.
 

@@ -34,13 +34,22 @@ class FunnelRow:
 
 
 # Steps whose rows are the same things as those before them, seen from another side; they drop nothing.
-_HIDDEN = {("dedup", "sign"), ("dedup", "cluster"), ("index", "index"), ("search", "tile"), ("search", "merge")}
+_HIDDEN = {
+    ("dedup", "sign"),
+    ("dedup", "cluster"),
+    ("index", "index"),
+    ("index", "build"),
+    ("search", "sample"),
+    ("search", "tile"),
+    ("search", "merge"),
+}
 _LABELS = {
     ("ingest", "read"): "records → documents",
     ("dedup", "apply"): "→ distinct documents",
     ("langid", "split"): "sentences → in wanted languages",
     ("langid", "distinct"): "→ distinct sentences",
     ("encode", "encode"): "→ vectors",
+    ("search", "audit"): "sampled neighbours → found",
     ("select", "select"): "candidates → chosen pairs",
     ("filter", "filter"): "→ kept pairs",
     ("export", "export"): "→ exported pairs",

@@ -170,6 +170,9 @@ def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
 def _run_step(
     step: Step, specs: list[TaskSpec], pending: list[TaskSpec], context: PlanContext, workers: _Workers
 ) -> None:
+    if not specs:  # as the steps of an approximate search where all pairs are searched exactly
+        context.store.finish_step(step.stage, step.name, specs)
+        return
     started, cpu_started = time.monotonic(), time.process_time()
     failed: list[TaskReport] = []
     rows = 0

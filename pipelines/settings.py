@@ -13,6 +13,7 @@ from typing import Any
 
 from emsmine import languages
 from emsmine.errors import ConfigError
+from emsmine.mining.engine_choice import ENGINES
 from emsmine.pipelines.tasks import JSON
 
 MARGINS = ("ratio", "distance", "absolute")
@@ -69,7 +70,8 @@ class EncodeSettings:
 class IndexSettings:
     """How neighbours are searched."""
 
-    engine: str = setting("exact", "search engine", choices=("exact", "faiss-flat"))
+    engine: str = setting("exact", "search engine", choices=ENGINES)
+    index_memory_gb: float = setting(8.0, "GiB that the index of a language may take before auto compresses it", low=0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class SearchSettings:
     """From embeddings to nearest neighbours in both directions."""
 
     k: int = setting(4, "neighbours per sentence and direction", low=1)
+    target_recall: float = setting(0.98, "recall that an approximate search is tuned to", low=0, high=1)
+    min_recall: float = setting(0.95, "recall below which an approximate search fails", low=0, high=1)
+    audit_queries: int = setting(1000, "queries per direction on which an approximate search is measured", low=1)
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,93 @@
 """search: embeddings → the k nearest neighbours of every sentence, in both directions.
 
-`tile` is a grid of (source shard × target shard) tasks whose one matrix product serves both directions; `merge` joins
-the tiles of a shard. Margins need neighbours over the whole other side, so nothing is scored before the merge, and the
-number of shards changes no result.
-"""
+Exact: `tile` is a grid of (source shard × target shard) tasks whose one matrix product serves both directions.
+Approximate: `tile` has a task per direction and shard of queries, which searches the whole index of the other language
+(`approximate`). `merge` joins the tiles of a shard. Margins need neighbours over the whole other side, so nothing is
+scored before the merge, and the number of shards changes no result.
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+`sample` and `audit` have tasks for pairs that are searched approximately only: they tune the search before it starts,
+and measure it afterwards.
+"""
 
 from emsmine.errors import CorruptOutputError
 from emsmine.mining.faiss_search import search_both_flat
-from emsmine.mining.knn import Neighbours, merge, search_both
+from emsmine.mining.knn import merge, search_both
+from emsmine.pipelines.approximate import run_audit, run_queries, run_sample
 from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import embeddings_metadata, neighbours_schema, read_embeddings
+from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, write_neighbours
+from emsmine.pipelines.schemas import embeddings_metadata, read_embeddings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.stages.index import approximate_pairs
+from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
 
-DIRECTIONS = ("forward", "backward")
+__all__ = ["DIRECTIONS", "STAGE", "read_neighbours", "write_neighbours"]
 
 
-def plan_tile(step: Step, context: PlanContext) -> list[TaskSpec]:
-    """Per pair, one task for each combination of a source and a target shard."""
-    specs = []
-    for source, target in context.settings.pairs:
-        indexes = tuple(ref for lang in (source, target) for ref in _index(context, lang))
-        for i, left in enumerate(context.store.outputs("encode", "encode", f"embeddings/{source}")):
-            for j, right in enumerate(context.store.outputs("encode", "encode", f"embeddings/{target}")):
-                partition = f"{pair_folder((source, target))}/{shard_name(i)}-{shard_name(j)}"
-                params = {**context.settings.params("search"), **context.settings.params("index", "engine")}
-                specs.append(step.spec(params, (left, right, *indexes), partition))
-    return specs
+def _embeddings(context: PlanContext, lang: str) -> list[FileRef]:
+    return context.store.outputs("encode", "encode", f"embeddings/{lang}")
 
 
 def _index(context: PlanContext, lang: str) -> list[FileRef]:
     return [ref for ref in context.store.outputs("index", "index", "index") if ref.path == f"index/{lang}.json"]
 
 
+def _built(context: PlanContext, lang: str) -> list[FileRef]:
+    built = context.store.outputs("index", "build", "index")
+    return [ref for ref in built if ref.path.startswith(f"index/{lang}.")]
+
+
+def _directions(context: PlanContext) -> list[tuple[str, str, str, str]]:
+    """List (pair folder, direction, searching language, searched language) of what is searched approximately."""
+    found = []
+    for source, target in approximate_pairs(context):
+        folder = pair_folder((source, target))
+        found += [(folder, DIRECTIONS[0], source, target), (folder, DIRECTIONS[1], target, source)]
+    return found
+
+
+def plan_sample(step: Step, context: PlanContext) -> list[TaskSpec]:
+    """Per approximate pair, one task for each direction."""
+    specs = []
+    for folder, direction, query, base in _directions(context):
+        params: dict[str, JSON] = {
+            **context.settings.params("search", "k", "target_recall", "audit_queries"),
+            "query": query,
+            "base": base,
+        }
+        inputs = (*_embeddings(context, query), *_embeddings(context, base), *_built(context, base))
+        specs.append(step.spec(params, inputs, f"{folder}/{direction}"))
+    return specs
+
+
+def plan_tile(step: Step, context: PlanContext) -> list[TaskSpec]:
+    """Exact: one task for each two shards. Approximate: one for each direction and shard of queries."""
+    specs = []
+    approximate = approximate_pairs(context)
+    for source, target in context.settings.pairs:
+        if (source, target) in approximate:
+            continue
+        indexes = tuple(ref for lang in (source, target) for ref in _index(context, lang))
+        for i, left in enumerate(_embeddings(context, source)):
+            for j, right in enumerate(_embeddings(context, target)):
+                partition = f"{pair_folder((source, target))}/{shard_name(i)}-{shard_name(j)}"
+                engine = "faiss-flat" if context.settings.index.engine == "faiss-flat" else "exact"
+                params = {**context.settings.params("search", "k"), "engine": engine}
+                specs.append(step.spec(params, (left, right, *indexes), partition))
+    directions = _directions(context)
+    tuned = {ref.path: ref for ref in context.store.outputs("search", "sample", "tuning")} if directions else {}
+    for folder, direction, query, base in directions:
+        params = {**context.settings.params("search", "k"), "query": query, "base": base}
+        for number, shard in enumerate(_embeddings(context, query)):
+            inputs = (shard, tuned[f"tuning/{folder}/{direction}.json"], *_built(context, base))
+            specs.append(step.spec(dict(params), inputs, f"{folder}/{direction}-{shard_name(number)}"))
+    return specs
+
+
 def run_tile(task: TaskContext) -> None:
-    """Search one source shard against one target shard."""
+    """Search one source shard against one target shard, or one shard of queries against an index."""
+    if "base" in task.spec.params:
+        run_queries(task)
+        return
     k = task.spec.param("k", int)
     tables = [task.read(ref, ["sentence_id", "embedding"]) for ref in task.spec.inputs[:2]]
     left, right = (embeddings_metadata(table.schema) for table in tables)
@@ -57,31 +106,6 @@ def run_tile(task: TaskContext) -> None:
         write_neighbours(task, f"tiles/{pair}", f"{direction}-{tile}", rows, neighbours, k)
 
 
-def write_neighbours(
-    task: TaskContext, dataset: str, name: str, rows: npt.NDArray[np.int64], neighbours: Neighbours, k: int
-) -> None:
-    """Write neighbours of the sentences `rows`; counts them as rows out."""
-    schema = neighbours_schema(k)
-    columns = [
-        pa.array(rows),
-        pa.FixedSizeListArray.from_arrays(pa.array(neighbours.ids.ravel()), k),
-        pa.FixedSizeListArray.from_arrays(pa.array(neighbours.cosine.ravel()), k),
-    ]
-    writer = task.writer(dataset, schema, counted=True, name=name)
-    writer.write(pa.Table.from_arrays(columns, schema=schema))
-
-
-def read_neighbours(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], Neighbours]:
-    """Return the sentence ids and their neighbours."""
-    table = task.read(ref)
-    k = table.schema.field("ids").type.list_size
-    ids, cosine = (
-        np.ascontiguousarray(table[name].combine_chunks().flatten().to_numpy()).reshape(-1, k)
-        for name in ("ids", "cosine")
-    )
-    return table["sentence_id"].to_numpy(), Neighbours(ids, cosine)
-
-
 def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
     """Per pair and direction, one task per shard of the searching side."""
     specs = []
@@ -91,7 +115,7 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
         for side, direction in enumerate(DIRECTIONS):
             groups: dict[str, list[FileRef]] = {}
             for ref in tiles:
-                # tiles/<pair>/<direction>-<source shard>-<target shard>.parquet
+                # tiles/<pair>/<direction>-<source shard>-<target shard>.parquet; `index` for all shards of a side
                 kind, *shards = shard_of(ref).split("-")
                 if kind == direction:
                     groups.setdefault(shards[side], []).append(ref)
@@ -110,9 +134,25 @@ def run_merge(task: TaskContext) -> None:
     write_neighbours(task, f"neighbours/{pair}", name, rows, merged, merged.k)
 
 
+def plan_audit(step: Step, context: PlanContext) -> list[TaskSpec]:
+    """One task per approximate pair."""
+    specs = []
+    for folder in sorted({folder for folder, _, _, _ in _directions(context)}):
+        samples = context.store.outputs("search", "sample", f"samples/{folder}")
+        found = context.store.outputs("search", "merge", f"neighbours/{folder}")
+        params = context.settings.params("search", "min_recall")
+        specs.append(step.spec(params, (*samples, *found), f"{folder}/00000"))
+    return specs
+
+
 STAGE = Stage(
     "search",
     "find nearest neighbours in both directions",
     "searched vectors",
-    (Step("search", "tile", 1, plan_tile, run_tile), Step("search", "merge", 1, plan_merge, run_merge)),
+    (
+        Step("search", "sample", 1, plan_sample, run_sample),
+        Step("search", "tile", 2, plan_tile, run_tile),
+        Step("search", "merge", 1, plan_merge, run_merge),
+        Step("search", "audit", 1, plan_audit, run_audit),
+    ),
 )

@@ -27,6 +27,14 @@ from emsmine.pipelines.tasks import Runtime
 
 PAIR = (("deu_Latn", "eng_Latn"),)
 
+# The steps of an approximate search have no tasks in an exact one.
+STEPS_WITH_TASKS = [
+    f"{name}.{step.name}"
+    for name in STAGE_NAMES
+    for step in load_stage(name).steps
+    if f"{name}.{step.name}" not in ("index.build", "search.sample", "search.audit")
+]
+
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
@@ -46,7 +54,7 @@ def test_same_settings_again_run_nothing(copied: Path, crawl: list[Path]) -> Non
     again = kit.run(crawl, copied)
     assert again.code == 0
     logged = [line for line in again.err.splitlines() if " tasks" in line]
-    assert len(logged) == sum(len(load_stage(name).steps) for name in STAGE_NAMES)
+    assert len(logged) == len(STEPS_WITH_TASKS)
     assert all("kept, 0 rows" in line for line in logged)
     changed = [path.name for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert changed in ([], ["emsmine.lock"])
@@ -278,9 +286,7 @@ def test_a_second_run_is_refused_while_one_holds_the_directory(copied: Path, cra
 
 def test_the_log_tells_time_and_memory_of_what_ran(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / LOG_NAME).read_text(encoding="utf-8").splitlines()]
-    assert [line["step"] for line in lines] == [
-        f"{name}.{step.name}" for name in STAGE_NAMES for step in load_stage(name).steps
-    ]
+    assert [line["step"] for line in lines] == STEPS_WITH_TASKS
     assert all(line["peak_rss_mb"] > 10 and line["seconds"] >= 0 for line in lines)
 
 

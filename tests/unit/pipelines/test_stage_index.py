@@ -39,7 +39,6 @@ def test_description(tmp_path: Path) -> None:
     )
     kit.run_stage(tmp_path, SETTINGS, "index")
     assert json.loads((tmp_path / "index" / "deu_Latn.json").read_text(encoding="utf-8")) == {
-        "engine": "exact",
         "rows": 8,
         "shards": [
             {"path": "embeddings/deu_Latn/00000.parquet", "rows": 5},
@@ -48,6 +47,8 @@ def test_description(tmp_path: Path) -> None:
         "vectors": {"dim": "8", "dtype": "float16", "encoder": "ems:x", "encoder_fingerprint": "f" * 64},
     }
     assert json.loads((tmp_path / "index" / "eng_Latn.json").read_text(encoding="utf-8"))["rows"] == 0
+    # Exact search needs no structure.
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["deu_Latn.json", "eng_Latn.json"]
 
 
 def test_two_encoders_are_refused(tmp_path: Path) -> None:
