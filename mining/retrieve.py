@@ -122,8 +122,8 @@ def candidates(
     target_ids = check_ids(target_ids, backward.num_rows, "target")
     exists_NK, exists_MK = forward.ids >= 0, backward.ids >= 0
     # Row numbers of both sides; ids are sparse (partition << 40 | row) and index nothing.
-    source_row = np.concatenate([np.nonzero(exists_NK)[0], _rows_of(backward.ids[exists_MK], source_ids, "source")])
-    target_row = np.concatenate([_rows_of(forward.ids[exists_NK], target_ids, "target"), np.nonzero(exists_MK)[0]])
+    source_row = np.concatenate([np.nonzero(exists_NK)[0], rows_of(backward.ids[exists_MK], source_ids, "source")])
+    target_row = np.concatenate([rows_of(forward.ids[exists_NK], target_ids, "target"), np.nonzero(exists_MK)[0]])
     found = np.concatenate([forward.cosine[exists_NK], backward.cosine[exists_MK]])
     key, pair = np.unique(source_row * max(backward.num_rows, 1) + target_row, return_inverse=True)
     source_row, target_row = np.divmod(key, max(backward.num_rows, 1))
@@ -194,8 +194,16 @@ def _greedy(pool: Candidates) -> IndexArray:
     return np.array(chosen, dtype=np.intp)
 
 
-def _rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> IndexArray:
-    """Find the row of each id in `known_ids`, which need not be sorted."""
+def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> IndexArray:
+    """Find the row of each id in `known_ids`, which need not be sorted.
+
+    Args:
+        ids: ids of neighbours or pairs.
+        known_ids: the id of each row, each once.
+        side: "source" or "target", for the message.
+
+    Raises: ValueError for an id that is not known.
+    """
     order = np.argsort(known_ids)
     place = np.searchsorted(known_ids, ids, sorter=order)
     known = place < known_ids.size

@@ -1,0 +1,251 @@
+"""Walk through all tiles of the score matrix and keep the nearest of both sides.
+
+A tile's product proposes. Its block maxima tell which blocks may hold an entry among the k best of its row or column;
+the entries of those blocks that may are scored in float64 and merged.
+
+Memory beside the vectors and the result, in bytes, for tiles of R x C and vectors of D dimensions, whatever N and M:
+4 RC for the product (8 RC if it is taken of rounded vectors, for those that are taken again), RC for maxima and limits
+(30 RC if k is larger than C / 32 or R / 32), 24 D max(R, C) while rows are prepared, 2^27 for source rows that are kept
+rounded, and less than 2^26 for entries that are looked at. Per row of a side come about 100 bytes for hashes, groups
+and ids.
+
+Shape suffixes: R x C tile, B rows or columns of a block, W blocks of columns, G blocks of rows, Q query positions, F
+flagged blocks, H hits (entries that may belong to a top k).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emsmine.mining.knn_factors import BLOCK, LENGTH, Factor, Products, Side, block_maxima, float32_error
+from emsmine.mining.knn_float32 import Float32Products
+from emsmine.mining.knn_neighbours import Float32Array, Neighbours, exact_cosine, top_k
+
+_KEPT_BYTES = 2**27
+_RESCORED_VALUES = 2**16  # values per side while rescoring: within a processor's cache in float64
+_FLAGGED_BLOCKS = 2**13  # blocks whose entries are looked at together
+_LOWEST_LIMIT = np.float32(-2.0)  # under any cosine
+# What computing limits and approximate scores in float32 may add to an error, in cosine.
+_ROUNDING = np.float32(2e-6)
+# If more of the blocks are flagged, the product in float32 is cheaper than to look into them.
+_DENSE = 1 / 3
+
+Positions = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """One side and its nearest so far, which are updated in place."""
+
+    side: Side
+    best: Neighbours
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are searched."""
+        return self.best.num_rows
+
+
+def search_tiles(
+    source: Searched, target: Searched, products: Products, fallback: Float32Products | None, tile: tuple[int, int]
+) -> None:
+    """Fill in the nearest of both sides.
+
+    Args:
+        products: multiply the tiles.
+        fallback: multiply tiles again whose rounded products rule too little out.
+        tile: source and target rows of a tile.
+    """
+    rows_kept = max(tile[0], _KEPT_BYTES // products.bytes_per_row // tile[0] * tile[0])
+    for kept in _slices(0, source.num_rows, rows_kept):
+        lefts = [products.left(source.side, span) for span in _slices(kept.start, kept.stop, tile[0])]
+        for span in _slices(0, target.num_rows, tile[1]):
+            right = products.right(target.side, span)
+            for left in lefts:
+                _search_tile(source, target, products, fallback, left, right)
+
+
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
+
+
+def _search_tile(
+    source: Searched,
+    target: Searched,
+    products: Products,
+    fallback: Float32Products | None,
+    left: Factor,
+    right: Factor,
+) -> None:
+    """Update the neighbours of both sides with the scores of one tile."""
+    tile = _Tile(products.multiply(left, right), left, right, uses_torch=products.uses_torch)
+    flagged = tile.flag_rows(source.best), tile.flag_columns(target.best)
+    is_rounded = fallback is not None
+    if fallback and sum(found.blocks.size for found in flagged) > _DENSE * 2 * tile.scores_RC.size / BLOCK:
+        left, right = fallback.again(source.side, left, target.side, right)
+        tile = _Tile(fallback.multiply(left, right), left, right, uses_torch=products.uses_torch)
+        flagged = tile.flag_rows(source.best), tile.flag_columns(target.best)
+        is_rounded = False
+    for row_H, column_H in tile.row_hits(flagged[0]):
+        _absorb(
+            source, target, left.span, left.rows[row_H], right.rows[column_H], flagged[0].floor_Q[row_H], is_rounded
+        )
+    for row_H, column_H in tile.column_hits(flagged[1]):
+        _absorb(
+            target, source, right.span, right.rows[column_H], left.rows[row_H], flagged[1].floor_Q[column_H], is_rounded
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Flagged:
+    """Blocks that may hold hits: their numbers in the flat array of maxima, and the limits of all entries.
+
+    floor_Q is a lower bound of the exact score of each query's k-th nearest.
+    """
+
+    blocks: Positions
+    limits: Float32Array
+    floor_Q: Float32Array
+
+
+class _Tile:
+    """The scores of a tile and their block maxima."""
+
+    def __init__(self, scores_RC: NDArray[Any], left: Factor, right: Factor, *, uses_torch: bool) -> None:
+        self.scores_RC, self.left, self.right = scores_RC, left, right
+        num_rows, num_columns = scores_RC.shape
+        # A block is every (C/B)-th column, so that the maxima are taken over long runs, which vectorise.
+        self._by_row_RBW = scores_RC.reshape(num_rows, BLOCK, num_columns // BLOCK)
+        self._by_column_GBC = scores_RC.reshape(num_rows // BLOCK, BLOCK, num_columns)
+        self._row_maxima_RW, self._column_maxima_GC = block_maxima(scores_RC, use_torch=uses_torch)
+
+    def flag_rows(self, best: Neighbours) -> _Flagged:
+        """Find the blocks of columns that may hold one of the k best of a row."""
+        floor_R = _floor(best, self.left, self.right, self._row_maxima_RW, self.scores_RC)
+        limits_RW = np.matmul(_demand(self.left, floor_R), _supply(self.right).T)
+        return _Flagged(np.flatnonzero(self._row_maxima_RW >= limits_RW), limits_RW, floor_R)
+
+    def flag_columns(self, best: Neighbours) -> _Flagged:
+        """Find the blocks of rows that may hold one of the k best of a column."""
+        floor_C = _floor(best, self.right, self.left, self._column_maxima_GC.T, self.scores_RC.T)
+        limits_GC = np.matmul(_supply(self.left), _demand(self.right, floor_C).T)
+        return _Flagged(np.flatnonzero(self._column_maxima_GC >= limits_GC), limits_GC, floor_C)
+
+    def row_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
+        """Yield row and column of the entries that may be among the k best of their row, a bounded number at a time."""
+        num_blocks = self._row_maxima_RW.shape[1]
+        for part in _slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
+            row, block = np.divmod(flagged.blocks[part], num_blocks)
+            hit, member = np.nonzero(self._by_row_RBW[row, :, block] >= flagged.limits[row, block][:, None])
+            yield self._real(row[hit], member * num_blocks + block[hit])
+
+    def column_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
+        """Yield row and column of the entries that may be among the k best of their column."""
+        num_columns = self.scores_RC.shape[1]
+        for part in _slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
+            block, column = np.divmod(flagged.blocks[part], num_columns)
+            hit, member = np.nonzero(self._by_column_GBC[block, :, column] >= flagged.limits[block, column][:, None])
+            yield self._real(block[hit] * BLOCK + member, column[hit])
+
+    def _real(self, row_H: Positions, column_H: Positions) -> tuple[Positions, Positions]:
+        """Leave out repeated rows and columns."""
+        real_H = self.left.real[row_H] & self.right.real[column_H]
+        return row_H[real_H], column_H[real_H]
+
+
+def _floor(
+    best: Neighbours, query: Factor, base: Factor, maxima_QW: Float32Array, scores_QC: NDArray[Any]
+) -> Float32Array:
+    """Bound each query's k-th best exact score from below, by those so far and by this tile.
+
+    Distinct blocks hold distinct entries, so k blocks whose maxima reach a value prove k entries that do. Where a tile
+    has fewer than k blocks, its entries themselves are counted.
+    """
+    kth_Q = best.cosine[query.rows, -1]
+    floor_Q: Float32Array = np.maximum(kth_Q, _LOWEST_LIMIT)
+    if np.isfinite(kth_Q).all():
+        return floor_Q
+    values, scale, error = maxima_QW, base.block_scale, base.block_error
+    if values.shape[1] < best.k:
+        values, scale, error = scores_QC[:, base.real], base.scale[base.real], base.error[base.real]
+    if values.shape[1] < best.k:
+        return floor_Q
+    scores = values * scale * query.scale[:, None]
+    scores -= np.float32(LENGTH) * error + query.error[:, None] * (np.float32(LENGTH) + error)
+    position = values.shape[1] - best.k
+    kth_Q = np.partition(np.ascontiguousarray(scores), position, axis=1)[:, position]
+    np.maximum(floor_Q, kth_Q - _ROUNDING, out=floor_Q)
+    return floor_Q
+
+
+def _demand(query: Factor, floor_Q: Float32Array) -> Float32Array:
+    """What a query asks of an entry: the product with `_supply` is the smallest entry that may reach the floor.
+
+    It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base); see knn_factors.
+    """
+    length = np.float32(LENGTH)
+    constant = (floor_Q - _ROUNDING - length * query.error) / query.scale
+    demand_Q2: Float32Array = np.stack([constant, -(length + query.error) / query.scale], axis=1)
+    return demand_Q2
+
+
+def _supply(base: Factor) -> Float32Array:
+    supply_W2: Float32Array = np.stack([1 / base.block_scale, base.block_error / base.block_scale], axis=1)
+    return supply_W2
+
+
+def _absorb(
+    query: Searched,
+    base: Searched,
+    span: slice,
+    query_H: Positions,
+    base_H: Positions,
+    floor_H: Float32Array,
+    is_rounded: bool,
+) -> None:
+    """Score the hits exactly and merge those that are among the k best so far.
+
+    Args:
+        span: where the query rows of this tile lie.
+        floor_H: a lower bound of the k-th best of each hit's query.
+        is_rounded: the hits come from rounded vectors, and most are ruled out by a look in float32.
+    """
+    kth_H = np.maximum(floor_H, query.best.cosine[query_H, -1])
+    if is_rounded:
+        limit_H = kth_H - np.float32(2 * float32_error(base.side.vectors.shape[1]) + _ROUNDING)
+        kept = _scores(query.side, base.side, query_H, base_H, np.vecdot) >= limit_H
+        query_H, base_H, kth_H = query_H[kept], base_H[kept], kth_H[kept]
+    cosine_H = _scores(query.side, base.side, query_H, base_H, exact_cosine)
+    kept = cosine_H >= kth_H
+    if kept.any():
+        _merge(query.best, span, query_H[kept], base_H[kept], cosine_H[kept])
+
+
+def _scores(
+    query: Side, base: Side, query_H: Positions, base_H: Positions, score: Callable[[Any, Any], Float32Array]
+) -> Float32Array:
+    scores_H = np.empty(query_H.size, dtype=np.float32)
+    for part in _slices(0, query_H.size, max(1, _RESCORED_VALUES // base.vectors.shape[1])):
+        scores_H[part] = score(query.take(query_H[part]), base.take(base_H[part]))
+    return scores_H
+
+
+def _merge(best: Neighbours, span: slice, query_H: Positions, base_H: Positions, cosine_H: Float32Array) -> None:
+    """Merge entries into the neighbours of the query rows that they belong to, all within `span`."""
+    is_touched = np.zeros(span.stop - span.start, dtype=bool)
+    is_touched[query_H - span.start] = True
+    touched = np.flatnonzero(is_touched) + span.start
+    number = np.cumsum(is_touched) - 1
+    old_rows, old_ranks = np.nonzero(best.ids[touched] >= 0)
+    merged = top_k(
+        np.concatenate([old_rows, number[query_H - span.start]]),
+        np.concatenate([best.ids[touched[old_rows], old_ranks], base_H]),
+        np.concatenate([best.cosine[touched[old_rows], old_ranks], cosine_H]),
+        len(touched),
+        best.k,
+    )
+    best.ids[touched], best.cosine[touched] = merged.ids, merged.cosine
