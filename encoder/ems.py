@@ -16,15 +16,20 @@ from emsmine.encoder.model_directory import CONFIG, TOKENIZER, load_model
 from emsmine.encoder.network import Network
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import FloatArray, unit_rows
-from emsmine.encoder.tokenizer import OffsetArray, Packed, Tokenizer
+from emsmine.encoder.tokenizer import PAD_ID, OffsetArray, Packed, Tokenizer
 from emsmine.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
 # Measured on CPU for 6 layers: 512 to 2048 tokens a batch are best, 8192 up to twice as slow (cache misses).
 TOKENS_PER_BATCH = 1024
+# A GPU wants more rows; not measured yet (docs/gpu-worklist.md).
+TOKENS_PER_BATCH_GPU = 32_768
 # Plain means of subword vectors have no matrix product to feed; larger batches save Python overhead.
 TOKENS_PER_BATCH_PLAIN = 65_536
+# The number of tokens of a batch is rounded up to a multiple of this. For every number of rows oneDNN makes a program
+# (2 ms) and keeps it, up to 1024 of them: 12,000 sentences took 148 MB with one layer of width 128, and now take 44.
+TOKENS_MULTIPLE = 16
 # Sentences are sorted by length within a chunk, and the next chunk is tokenised while the network runs: enough of them
 # that a batch holds one or two lengths.
 CHUNK = 4096
@@ -137,12 +142,13 @@ class EMSEncoder:
         vectors = np.zeros((len(packed), self.dim), dtype=np.float32)
         # Batches of similar length; the result of a sentence does not depend on what else is in its batch.
         order = np.argsort(packed.lengths, kind="stable")
-        budget = TOKENS_PER_BATCH if self.network.config.num_layers else TOKENS_PER_BATCH_PLAIN
-        for rows in _batches(packed, order, budget):
-            batch = packed.take(rows)
+        layered = self.network.config.num_layers > 0
+        budget = TOKENS_PER_BATCH if self.device.type == "cpu" else TOKENS_PER_BATCH_GPU
+        for rows in _batches(packed, order, budget if layered else TOKENS_PER_BATCH_PLAIN):
+            batch = _filled(packed.take(rows), TOKENS_MULTIPLE if layered else 1)
             ids = torch.from_numpy(batch.ids).to(self.device)
             offsets = torch.from_numpy(batch.offsets).to(self.device)
-            vectors[rows] = self._prepared(ids, offsets).float().cpu().numpy()
+            vectors[rows] = self._prepared(ids, offsets)[: len(rows)].float().cpu().numpy()
         return vectors
 
     @functools.cached_property
@@ -170,6 +176,13 @@ def _batches(packed: Packed, order: OffsetArray, budget: int) -> list[OffsetArra
         used = int(ends[stop - 1])
         start = stop
     return batches
+
+
+def _filled(batch: Packed, multiple: int) -> Packed:
+    """Add sentences of one padding token until the number of tokens is a multiple; their vectors mean nothing."""
+    missing = -len(batch.ids) % multiple
+    ends = batch.offsets[-1] + np.arange(1, missing + 1)
+    return Packed(np.append(batch.ids, np.full(missing, PAD_ID, np.int32)), np.append(batch.offsets, ends))
 
 
 def pretrained_folder(name: str) -> Path:

@@ -19,7 +19,16 @@ from emsmine.pipelines.stages import STAGE_NAMES, load_stage
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
 FORMATS = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
-DOCUMENTS = ("docs/guide.md", "docs/formats.md", "docs/decisions.md", "docs/gpu-worklist.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "docs/guide.md",
+    "docs/formats.md",
+    "docs/decisions.md",
+    "docs/gpu-worklist.md",
+    "docs/ablations.md",
+    "docs/benchmarks.md",
+    "docs/memory.md",
+    "CONTRIBUTING.md",
+)
 
 RULES = [rule.name for rule in default_rules()]
 SCHEMAS = {

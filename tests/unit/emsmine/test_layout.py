@@ -318,6 +318,13 @@ def test_every_data_file_of_a_package_is_installed() -> None:
     assert sorted(on_disk - installed) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "encoder" / "pretrained").rglob("*.*")), ids=lambda path: path.name)
+def test_shipped_models_hold_no_path_of_the_machine_that_made_them(path: Path) -> None:
+    # SentencePiece stores the names of its input and output files.
+    content = path.read_bytes() if path.is_file() else b""
+    assert not re.search(rb"/(?:tmp|home|root|work|mnt|Users)/\w", content)
+
+
 def test_help_loads_neither_torch_nor_faiss() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "emsmine", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

@@ -1,5 +1,6 @@
 """How EMSEncoder fills the batches of a network with layers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ def encoder_of(config: NetworkConfig, spm: Path, folder: Path) -> EMSEncoder:
     return EMSEncoder(folder, device="cpu")
 
 
-def tokens_seen(encoder: EMSEncoder, sentences: list[str]) -> list[int]:
+def tokens_seen(encoder: EMSEncoder, sentences: Sequence[str]) -> list[int]:
     """Encode and return the number of tokens of every batch."""
     seen: list[int] = []
 
     def watch(_network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(len(inputs[0]))
+        ids, offsets = inputs
+        assert offsets[-1] == len(ids)
+        seen.append(len(ids))
 
     handle = encoder.network.register_forward_pre_hook(watch)
     encoder.encode(sentences, lang="eng_Latn")
