@@ -116,10 +116,12 @@ def candidates(
         margin: one of `emsmine.mining.margin.MARGINS`.
 
     Returns: each pair once. If an approximate engine gave the two directions different cosines, the higher counts.
-    Raises: ValueError for ids that do not match the neighbours, or an unknown margin.
+    Raises: ValueError for ids that do not match the neighbours, a neighbour named twice by a row, or an unknown margin.
     """
     source_ids = check_ids(source_ids, forward.num_rows, "source")
     target_ids = check_ids(target_ids, backward.num_rows, "target")
+    for neighbours, ids, side in ((forward, source_ids, "source"), (backward, target_ids, "target")):
+        _check_distinct(neighbours, ids, side)
     exists_NK, exists_MK = forward.ids >= 0, backward.ids >= 0
     # Row numbers of both sides; ids are sparse (partition << 40 | row) and index nothing.
     source_row = np.concatenate([np.nonzero(exists_NK)[0], rows_of(backward.ids[exists_MK], source_ids, "source")])
@@ -173,6 +175,18 @@ def select(
     backward = _first_of_each(pool.target_ids, pool.in_backward)
     chosen = {"forward": forward, "backward": backward, "intersect": np.intersect1d(forward, backward)}
     return pool.take(chosen[retrieval])
+
+
+def _check_distinct(neighbours: Neighbours, row_ids: Int64Array, side: str) -> None:
+    """Refuse a neighbour that counts twice in a mean: every margin of its row would be another one."""
+    ids_NK = np.sort(neighbours.ids, axis=1)
+    twice = np.argwhere((ids_NK[:, 1:] == ids_NK[:, :-1]) & (ids_NK[:, 1:] >= 0))
+    if len(twice):
+        row, place = twice[0].tolist()
+        raise ValueError(
+            f"candidates: {side} {row_ids[row]} has neighbour {ids_NK[row, place]} twice; join parts with "
+            "emsmine.mining.knn.merge, which keeps each id once"
+        )
 
 
 def _first_of_each(ids: Int64Array, allowed: BoolArray) -> IndexArray:

@@ -1,8 +1,8 @@
 """Mark chosen pairs whose margin says less than it seems to; nothing is dropped here.
 
 A ratio margin is high when a pair stands out, and also when both sentences have no good neighbours at all: text of
-another language, codes, garbage. The cosine tells the two apart, measured against a typical neighbourhood instead of
-the pair's own.
+another language, codes, garbage. The cosine tells the two apart, measured against the typical neighbourhood of the
+collection instead of the pair's own.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emsmine.mining.knn import Int64Array, Neighbours, check_ids
-from emsmine.mining.margin import margin_scores, mean_similarity
+from emsmine.mining.margin import margin_scores
 from emsmine.mining.retrieve import BoolArray, Candidates, rows_of
 
 LOW_COSINE = "low_cosine"
@@ -22,7 +22,7 @@ REASONS = (LOW_COSINE, FEW_NEIGHBOURS)
 class Suspicion:
     """What is suspicious about each of P pairs.
 
-    `low_cosine`: in a typical neighbourhood the cosine would not have reached the threshold; the pair owes its place
+    `low_cosine`: in a typical neighbourhood the cosine would not have reached the threshold, so the pair owes its place
     to the emptiness around its sentences. `few_neighbours`: a sentence of the pair has fewer than k neighbours, so its
     mean similarity is one over fewer than those of other pairs, or other collections.
 
@@ -50,31 +50,33 @@ def suspicion(
 ) -> Suspicion:
     """Mark the pairs among `chosen` that are suspicious.
 
-    The typical neighbourhood of a side is the median of the mean similarities of all its sentences. So `low_cosine` is a
-    limit on the cosine that the collection itself sets: threshold × typical mean for ratio margins, threshold + typical
-    mean for distance; none for absolute margins, which no neighbourhood enters.
+    Typical for a side is the median, over all its sentences, of the similarity to the last of the k neighbours: nearer
+    ones may be translations, and in a parallel collection most sentences have one. So `low_cosine` is a limit on the
+    cosine that the collection itself sets: threshold × typical similarity for ratio margins, threshold + typical
+    similarity for distance; none for absolute margins, which no neighbourhood enters.
 
     Args:
         chosen: pairs of `select`.
         forward, backward, source_ids, target_ids, margin: what `candidates` was given.
         threshold: what `select` was given; compared in float64.
 
-    Returns: flags in the order of `chosen`. Without a positive typical mean no ratio margin is typical: no low cosine.
+    Returns: flags in the order of `chosen`. If the typical similarity is not positive, no cosine is low for a ratio.
     Raises: ValueError for ids that do not match the neighbours, an unknown margin, or a threshold that is NaN.
     """
     if np.isnan(threshold):
         raise ValueError(f"suspicion: threshold {threshold} must be a number")
     source_ids = check_ids(source_ids, forward.num_rows, "source")
     target_ids = check_ids(target_ids, backward.num_rows, "target")
-    # Rounded as the margins of the candidates are: a pair in a typical neighbourhood must not fail by a rounding error.
-    typical = margin_scores(chosen.cosine, _typical(forward), _typical(backward), margin).astype(np.float32)
+    in_typical = margin_scores(chosen.cosine, _typical(forward), _typical(backward), margin)
     source_row = rows_of(chosen.source_ids, source_ids, "source")
     target_row = rows_of(chosen.target_ids, target_ids, "target")
-    few = (forward.ids < 0).any(axis=1)[source_row] | (backward.ids < 0).any(axis=1)[target_row]
-    return Suspicion(typical.astype(np.float64) < threshold, few)
+    few: BoolArray = np.any(forward.ids < 0, axis=1)[source_row] | np.any(backward.ids < 0, axis=1)[target_row]
+    return Suspicion(in_typical < threshold, few)
 
 
-def _typical(neighbours: Neighbours) -> np.float32:
-    means = mean_similarity(neighbours)
-    known = means[~np.isnan(means)]
-    return np.float32(np.median(known)) if known.size else np.float32(np.nan)
+def _typical(neighbours: Neighbours) -> float:
+    """Median over rows of the similarity to the last neighbour that exists; NaN if no row has any."""
+    exists_NK = neighbours.ids >= 0
+    last_N = np.where(exists_NK, neighbours.cosine, np.inf).min(axis=1, initial=np.inf)
+    last_N = last_N[exists_NK.any(axis=1)]
+    return float(np.median(last_N)) if last_N.size else np.nan

@@ -31,6 +31,7 @@ _COMMANDS = {
     "select": ("emsmine.pipelines.cli_run", "Stage 7: choose pairs by margin."),
     "filter": ("emsmine.pipelines.cli_run", "Stage 8: drop pairs that break a rule."),
     "export": ("emsmine.pipelines.cli_run", "Stage 9: write TSV, Moses, Parquet, JSONL."),
+    "plan": ("emsmine.pipelines.cli_plan", "Say what a search will take, and whether this machine can do it."),
     "report": ("emsmine.pipelines.cli_run", "Print the funnel of a run directory."),
     "eval": ("emsmine.pipelines.cli_eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
     "train": ("emsmine.pipelines.cli_train", "Train an EMS encoder from a TOML configuration."),

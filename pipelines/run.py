@@ -19,6 +19,7 @@ from emsmine.pipelines.executor import Executor, LocalExecutor
 from emsmine.pipelines.files import new_attempt, write_atomically
 from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
 from emsmine.pipelines.lock import run_lock
+from emsmine.pipelines.plan_run import check_search
 from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import Settings, to_toml
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
@@ -63,6 +64,7 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
 
     Raises:
         DirectoryInUseError: another run holds the directory.
+        ConfigError: wrong settings, or a search that this machine has too little memory or disk for.
         StaleOutputError: results of other settings or inputs are there and `redo` does not name their stage.
         TaskFailedError: tasks failed; those that ended well are kept.
     """
@@ -75,6 +77,8 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         run = functools.partial(execute, store.root, options.runtime)
         with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
             for name in STAGE_NAMES:
+                if name == "search" and name in stages and not options.dry_run:
+                    check_search(store, settings, options.workers)
                 if name in stages and not _run_stage(load_stage(name), context, options, _Workers(pool, run)):
                     return
         if not options.dry_run:

@@ -69,6 +69,7 @@ SELECTED = pa.schema(
         pa.field("target_id", pa.int64(), nullable=False),
         pa.field("margin", pa.float32(), nullable=False),
         pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("suspicious", pa.string(), nullable=False),
     ]
 )
 
@@ -85,8 +86,8 @@ _SIDE = [
 
 
 def pairs_schema(rules: list[str]) -> pa.Schema:
-    """Return the schema of the kept pairs: scores, both sides with provenance, one column per rule score."""
-    fields = [pa.field("margin", pa.float32(), nullable=False), pa.field("cosine", pa.float32(), nullable=False)]
+    """Return the schema of the kept pairs: those of `SELECTED`, both sides with provenance, a column per rule score."""
+    fields = [SELECTED.field(name) for name in ("margin", "cosine", "suspicious")]
     for side in ("source", "target"):
         fields += [pa.field(f"{side}_{name}", kind, nullable=False) for name, kind in _SIDE]
     fields += [pa.field(f"rule_{name}", pa.float32()) for name in rules]

@@ -5,6 +5,7 @@ Pair names are alphabetical by short code (`de-en`), and columns follow the name
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from emsmine.mining.text import sanitise
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.files import AtomicFile
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
+from emsmine.pipelines.suspicious import COLUMN, count_suspicious, listing_path
 from emsmine.pipelines.tasks import TaskSpec
 
 
@@ -31,7 +33,7 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 
 def run(task: TaskContext) -> None:
-    """Write one pair in every wanted format, best margin first."""
+    """Write one pair in every wanted format, best margin first, and once more those that are suspicious."""
     table = pa.concat_tables([task.read(ref) for ref in task.spec.inputs])
     keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
     table = table.take(pc.sort_indices(table, sort_keys=keys))
@@ -41,6 +43,8 @@ def run(task: TaskContext) -> None:
     task.count_out(table.num_rows)
     for kind in task.spec.param("formats", list):
         _WRITERS[str(kind)](task, table, left, right)
+    count_suspicious(task, table[COLUMN].to_pylist())
+    _write_listing(task, table.filter(pc.not_equal(table[COLUMN], "")), left, right)
 
 
 def in_export_order(table: pa.Table, source: str, target: str) -> tuple[pa.Table, str, str]:
@@ -55,39 +59,53 @@ def in_export_order(table: pa.Table, source: str, target: str) -> tuple[pa.Table
     return swapped.select(table.column_names), right, left
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[float, str, str]]:
-    for batch in table.select(["margin", "source_text", "target_text"]).to_batches(max_chunksize=8192):
-        for margin, source, target in zip(*(batch[name].to_pylist() for name in batch.schema.names), strict=True):
+@dataclass(frozen=True)
+class _Row:
+    """What the text formats show of a pair."""
+
+    margin: float
+    cosine: float
+    suspicious: str
+    source: str
+    target: str
+
+
+def _rows(table: pa.Table) -> Iterator[_Row]:
+    columns = ["margin", "cosine", COLUMN, "source_text", "target_text"]
+    for batch in table.select(columns).to_batches(max_chunksize=8192):
+        for values in zip(*(batch[name].to_pylist() for name in columns), strict=True):
+            margin, cosine, suspicious, source, target = values
             # Cleaned when they were split; done again because a tab in a TSV ruins every later column.
-            yield margin, sanitise(source), sanitise(target)
+            yield _Row(margin, cosine, suspicious, sanitise(source), sanitise(target))
 
 
-def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[float, str, str], str]) -> None:
+def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[_Row], str]) -> None:
     file: AtomicFile = task.bytes_writer(path, rows=table.num_rows)
     with file:
         for row in _rows(table):
-            file.write((line(*row) + "\n").encode("utf-8"))
+            file.write((line(row) + "\n").encode("utf-8"))
 
 
 def _write_tsv(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """score TAB source TAB target; no header, no quoting."""
-    _lines(task, f"export/{left}-{right}.tsv", table, lambda m, s, t: f"{m:.6f}\t{s}\t{t}")
+    _lines(task, f"export/{left}-{right}.tsv", table, lambda row: f"{row.margin:.6f}\t{row.source}\t{row.target}")
 
 
 def _write_moses(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """Two line-aligned files."""
-    _lines(task, f"export/corpus.{left}-{right}.{left}", table, lambda m, s, t: s)
-    _lines(task, f"export/corpus.{left}-{right}.{right}", table, lambda m, s, t: t)
+    _lines(task, f"export/corpus.{left}-{right}.{left}", table, lambda row: row.source)
+    _lines(task, f"export/corpus.{left}-{right}.{right}", table, lambda row: row.target)
 
 
 def _write_jsonl(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """The `translation` records that Hugging Face trainers read."""
-    _lines(
-        task,
-        f"export/{left}-{right}.jsonl",
-        table,
-        lambda m, s, t: json.dumps({"translation": {left: s, right: t}, "margin": round(m, 6)}, ensure_ascii=False),
-    )
+
+    def line(row: _Row) -> str:
+        translation = {left: row.source, right: row.target}
+        record = {"translation": translation, "margin": round(row.margin, 6), "suspicious": row.suspicious}
+        return json.dumps(record, ensure_ascii=False)
+
+    _lines(task, f"export/{left}-{right}.jsonl", table, line)
 
 
 def _write_parquet(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
@@ -95,6 +113,17 @@ def _write_parquet(task: TaskContext, table: pa.Table, left: str, right: str) ->
     task.writer("export", table.schema, name=f"{left}-{right}").write(table)
 
 
+def _write_listing(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
+    """The suspicious pairs, which are in the other files as well: score, cosine, reason, source, target."""
+    if table.num_rows:
+        _lines(
+            task,
+            listing_path(left, right),
+            table,
+            lambda row: f"{row.margin:.6f}\t{row.cosine:.6f}\t{row.suspicious}\t{row.source}\t{row.target}",
+        )
+
+
 _WRITERS = {"tsv": _write_tsv, "moses": _write_moses, "jsonl": _write_jsonl, "parquet": _write_parquet}
 
-STAGE = Stage("export", "write the corpus", "exported pairs", (Step("export", "export", 1, plan, run),))
+STAGE = Stage("export", "write the corpus", "exported pairs", (Step("export", "export", 2, plan, run),))

@@ -13,6 +13,7 @@ from emsmine.pipelines.schemas import pairs_schema
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, pair_folder
 from emsmine.pipelines.stages.langid import identifier_for
+from emsmine.pipelines.suspicious import COLUMN, count_suspicious
 from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 8192
@@ -68,7 +69,7 @@ def run(task: TaskContext) -> None:
     langs = pair.split("-")
     rules = _rules(spec)
     selected = task.read(spec.inputs[0])
-    margins, cosines = selected["margin"].to_numpy(), selected["cosine"].to_numpy()
+    scores_of_pair = [selected[name].to_pylist() for name in ("margin", "cosine", COLUMN)]
     sides = [
         _side(task, lang, selected[f"{side}_id"].to_numpy())
         for side, lang in zip(("source", "target"), langs, strict=True)
@@ -86,7 +87,8 @@ def run(task: TaskContext) -> None:
             else:
                 ids = f"{sides[0]['sentence_id'][row]}-{sides[1]['sentence_id'][row]}"
                 task.drop(refused, id=ids, sample=f"{sides[0]['text'][row][:96]} ||| {sides[1]['text'][row][:96]}")
-        columns: list[list[object]] = [[margins[row] for row, _ in kept], [cosines[row] for row, _ in kept]]
+        columns: list[list[Any]] = [[values[row] for row, _ in kept] for values in scores_of_pair]
+        count_suspicious(task, columns[-1])
         columns += [[side[name][row] for row, _ in kept] for side in sides for name in _SIDE_COLUMNS]
         columns += [[scores[rule.name] for _, scores in kept] for rule in rules]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
@@ -147,4 +149,4 @@ def _refs(inputs: Iterable[FileRef], prefix: str) -> list[FileRef]:
     return [ref for ref in inputs if ref.path.startswith(prefix)]
 
 
-STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 1, plan, run),), check)
+STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 2, plan, run),), check)

@@ -1,14 +1,18 @@
 """select: neighbours → candidate pairs by margin, one task per language pair."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
 from emsmine.mining.knn import Neighbours
 from emsmine.mining.retrieve import Candidates, candidates, select
+from emsmine.mining.suspicion import suspicion
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.schemas import SELECTED
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
 from emsmine.pipelines.stages.search import DIRECTIONS, read_neighbours
+from emsmine.pipelines.suspicious import count_suspicious
 from emsmine.pipelines.tasks import TaskSpec
 
 
@@ -26,7 +30,7 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 
 def run(task: TaskContext) -> None:
-    """Score all candidates, choose pairs, count why the others were not chosen."""
+    """Score all candidates, choose pairs, mark suspicious ones, count why the others were not chosen."""
     spec = task.spec
     sides = []
     for direction in DIRECTIONS:
@@ -36,14 +40,18 @@ def run(task: TaskContext) -> None:
         ids, cosine = (np.concatenate([getattr(n, name) for _, n in parts]) for name in ("ids", "cosine"))
         sides.append((rows, Neighbours(ids, cosine)))
     (source_ids, forward), (target_ids, backward) = sides
-    pool = candidates(forward, backward, source_ids, target_ids, margin=spec.param("margin", str))
+    margin = spec.param("margin", str)
+    pool = candidates(forward, backward, source_ids, target_ids, margin=margin)
     threshold, floor = spec.param("threshold", float), spec.param("cosine_floor", float)
     chosen = select(pool, spec.param("retrieval", str), threshold=threshold, cosine_floor=floor)
     task.count_in(len(pool))
     _count_drops(task, pool, chosen, threshold, floor)
-    columns = [chosen.source_ids, chosen.target_ids, chosen.margin, chosen.cosine]
+    labels = suspicion(chosen, forward, backward, source_ids, target_ids, margin=margin, threshold=threshold).labels()
+    count_suspicious(task, labels)
+    columns: list[Any] = [chosen.source_ids, chosen.target_ids, chosen.margin, chosen.cosine, labels]
     writer = task.writer(f"selected/{spec.partition.split('/')[0]}", SELECTED, counted=True)
-    writer.write(pa.Table.from_arrays([pa.array(column) for column in columns], schema=SELECTED))
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SELECTED, strict=True)]
+    writer.write(pa.Table.from_arrays(arrays, schema=SELECTED))
 
 
 def _count_drops(task: TaskContext, pool: Candidates, chosen: Candidates, threshold: float, floor: float) -> None:
@@ -67,4 +75,4 @@ def _count_drops(task: TaskContext, pool: Candidates, chosen: Candidates, thresh
     task.drop("not_retrieved", id=task.spec.param("retrieval", str), n=eligible - len(chosen))
 
 
-STAGE = Stage("select", "choose pairs by margin", "candidate pairs", (Step("select", "select", 1, plan, run),))
+STAGE = Stage("select", "choose pairs by margin", "candidate pairs", (Step("select", "select", 2, plan, run),))

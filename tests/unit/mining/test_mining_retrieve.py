@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from emsmine.mining.knn import Neighbours, search_both
+from emsmine.mining.knn import Neighbours, merge, search_both
 from emsmine.mining.retrieve import RETRIEVALS, Candidates, candidates, select
 
 
@@ -104,6 +104,27 @@ def test_forward_ignores_a_better_pair_that_only_backward_found() -> None:
 def test_unlike_cosines_of_an_approximate_engine_count_once_with_the_higher() -> None:
     pairs = candidates(neighbours([[0]], [[0.70]]), neighbours([[0]], [[0.71]]), margin="absolute")
     assert pairs.cosine.tolist() == [np.float32(0.71)]
+
+
+def test_a_row_that_names_a_neighbour_twice_is_refused() -> None:
+    """Two shards that hold one sentence: its copies would fill the neighbourhood and pull the margin towards 1."""
+    forward = neighbours([[9, 9, 8], [8, 9, -1]], [[0.8, 0.8, 0.2], [0.7, 0.1, -np.inf]])
+    backward = neighbours([[4, 6], [6, 4]], [[0.8, 0.1], [0.7, 0.2]])
+    source_ids, target_ids = np.array([4, 6]), np.array([9, 8])
+    with pytest.raises(ValueError, match="source 4 has neighbour 9 twice"):
+        candidates(forward, backward, source_ids, target_ids)
+    with pytest.raises(ValueError, match="target 4 has neighbour 9 twice"):
+        candidates(backward, forward, target_ids, source_ids)
+    # Missing neighbours are no copies of each other.
+    assert len(candidates(neighbours([[0, -1, -1]], [[0.5, -np.inf, -np.inf]]), neighbours([[0]], [[0.5]]))) == 1
+
+
+def test_a_sentence_in_two_parts_counts_once() -> None:
+    parts = [neighbours([[7, 8]], [[0.8, 0.2]]), neighbours([[7, 9]], [[0.8, 0.4]])]
+    backward = neighbours([[0], [0], [0]], [[0.8], [0.2], [0.4]])
+    pairs = candidates(merge(parts), backward, None, np.array([7, 8, 9]))
+    assert pairs.pairs() == [(0, 7), (0, 9), (0, 8)]
+    assert pairs.margin[0] == pytest.approx(0.8 / ((0.6 + 0.8) / 2))
 
 
 def test_empty_sides_give_no_candidates() -> None:

@@ -9,6 +9,8 @@ import pytest
 from emsmine.errors import InputError
 from emsmine.pipelines.report import FunnelRow, format_funnel, funnel
 from emsmine.pipelines.store import Store
+from emsmine.pipelines.suspicious import count_suspicious, listing_path
+from emsmine.pipelines.tasks import TaskSpec
 
 
 def test_every_row_of_a_run_adds_up_and_steps_join(finished: Path) -> None:
@@ -75,3 +77,52 @@ def test_json_says_the_same(finished: Path) -> None:
     assert printed.code == 0
     expected = [{**vars(row), "adds_up": True} for row in funnel(Store(finished))]
     assert json.loads(printed.out) == expected
+
+
+def put_export(root: Path, listing: str) -> None:
+    """Publish an export of three pairs, two of them suspicious."""
+    spec = TaskSpec("export", "export", 2, {}, (), "fra_Latn-spa_Latn")
+    store = Store(root)
+    with store.task(spec) as task:
+        task.count_in(3)
+        task.count_out(3)
+        count_suspicious(task, ["low_cosine", "", "low_cosine,few_neighbours"])
+        with task.bytes_writer(listing_path("es", "fr"), rows=2) as file:
+            file.write(listing.encode())
+    store.finish_step("export", "export", [spec])
+
+
+LISTING = "".join(f"1.{9 - n}\t0.5\tlow_cosine\tuno {n}\t{'x' * 70}\n" for n in range(5))
+
+
+def test_suspicious_pairs_are_counted_and_the_first_shown(tmp_path: Path) -> None:
+    put_export(tmp_path, LISTING)
+    (row,) = funnel(Store(tmp_path))
+    assert row.suspicious == {"few_neighbours": 1, "low_cosine": 2}
+    assert row.adds_up
+    assert [sample["source"] for sample in row.samples] == ["uno 0", "uno 1", "uno 2"]
+    assert row.samples[0] == {
+        "margin": "1.9",
+        "cosine": "0.5",
+        "reason": "low_cosine",
+        "source": "uno 0",
+        "target": "x" * 70,
+    }
+    lines = kit.emsmine("report", tmp_path).out.splitlines()
+    assert [line.split() for line in lines[2:4]] == [
+        ["suspicious:", "few_neighbours", "1"],
+        ["suspicious:", "low_cosine", "2"],
+    ]
+    # Among the rows that came out, hence in their column.
+    assert len(lines[2]) == lines[0].index("out") + 3
+    assert lines[4] == "every row is accounted for"
+    assert lines[5] == "suspicious, best margins of es-fr (margin, cosine, reason, texts):"
+    assert lines[6] == f"  1.9  0.5  low_cosine  uno 0 ||| {'x' * 59}…"
+    assert len(lines) == 9
+
+
+def test_a_listing_that_was_taken_away_is_no_error(tmp_path: Path) -> None:
+    put_export(tmp_path, LISTING)
+    (tmp_path / "export" / "es-fr.suspicious.tsv").unlink()
+    (row,) = funnel(Store(tmp_path))
+    assert (row.suspicious["low_cosine"], row.samples) == (2, [])

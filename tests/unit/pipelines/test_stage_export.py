@@ -11,14 +11,16 @@ import pytest
 from emsmine.pipelines.schemas import pairs_schema
 from emsmine.pipelines.settings import ExportSettings, Settings, parse_pairs
 from emsmine.pipelines.stages.export import in_export_order
+from emsmine.pipelines.store import Store
 
 
-def pairs(rows: list[tuple[float, str, str]]) -> pa.Table:
+def pairs(rows: list[tuple[float, str, str]], suspicious: tuple[str, ...] = ()) -> pa.Table:
     schema = pairs_schema(["identical"])
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for number, (margin, source, target) in enumerate(rows):
         columns["margin"].append(margin)
         columns["cosine"].append(0.5)
+        columns["suspicious"].append(suspicious[number] if suspicious else "")
         columns["rule_identical"].append(0.0)
         for side, text in (("source", source), ("target", target)):
             values = [text, number, f"http://{side}/{number}", "", 7, number, 0.9, [side]]
@@ -100,3 +102,34 @@ def test_only_the_formats_asked_for(tmp_path: Path) -> None:
     folder = export(tmp_path, "de-en", pairs([]), "jsonl")
     assert [path.name for path in folder.iterdir()] == ["de-en.jsonl"]
     assert (folder / "de-en.jsonl").read_bytes() == b""
+
+
+MARKS = ("low_cosine", "", "low_cosine,few_neighbours")
+ROWS = [(1.25, "un", "uno"), (1.5, "deux", "dos"), (1.75, "tr\tois", "tres\u2028")]
+
+
+def test_suspicious_pairs_are_listed_and_stay_in_every_file(tmp_path: Path) -> None:
+    folder = export(tmp_path / "marked", "fr-es", pairs(ROWS, MARKS), "tsv", "moses", "jsonl", "parquet")
+    plain = export(tmp_path / "plain", "fr-es", pairs(ROWS), "tsv", "moses", "jsonl", "parquet")
+    assert (folder / "es-fr.suspicious.tsv").read_bytes().decode("utf-8") == (
+        "1.750000\t0.500000\tlow_cosine,few_neighbours\ttres\ttr ois\n1.250000\t0.500000\tlow_cosine\tuno\tun\n"
+    )
+    for name in ("es-fr.tsv", "corpus.es-fr.es", "corpus.es-fr.fr"):
+        assert (folder / name).read_bytes() == (plain / name).read_bytes()
+    assert len((folder / "es-fr.tsv").read_text(encoding="utf-8").splitlines()) == 3
+    records = [json.loads(line) for line in (folder / "es-fr.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["suspicious"] for row in records] == [MARKS[2], "", MARKS[0]]
+    assert [row["suspicious"] for row in kit.rows(tmp_path, "marked/export/es-fr.parquet")] == [MARKS[2], "", MARKS[0]]
+    (manifest,) = Store(tmp_path / "marked").manifests("export", "export")
+    assert manifest.counters == {"suspicious.few_neighbours": 1, "suspicious.low_cosine": 2}
+    assert (manifest.rows_in, manifest.rows_out, manifest.spec.version) == (3, 3, 2)
+
+
+def test_no_listing_without_suspicious_pairs(tmp_path: Path) -> None:
+    folder = export(tmp_path, "de-en", pairs(ROWS), "tsv")
+    assert [path.name for path in folder.iterdir()] == ["de-en.tsv"]
+
+
+def test_the_listing_does_not_hang_on_the_formats(tmp_path: Path) -> None:
+    folder = export(tmp_path, "de-en", pairs(ROWS, MARKS), "parquet")
+    assert sorted(path.name for path in folder.iterdir()) == ["de-en.parquet", "de-en.suspicious.tsv"]

@@ -9,6 +9,7 @@ import pytest
 
 from emsmine.pipelines.schemas import DOCUMENTS, OCCURRENCES, SELECTED, SENTENCES
 from emsmine.pipelines.settings import FilterSettings, Settings, parse_pairs
+from emsmine.pipelines.store import Store
 
 PAIR = "deu_Latn-eng_Latn"
 SECOND = 1 << 40
@@ -68,7 +69,12 @@ def put(root: Path) -> None:
         "apply",
         {f"{n:05d}": {"distinct": table(DOCUMENTS, rows)} for n, rows in enumerate(DOCUMENTS_BY_SHARD)},
     )
-    pairs = [(1, 1, 1.5, 0.9), (SECOND, 2, 1.4, 0.8), (0, 0, 1.3, 0.7), (SECOND + 1, 3, 1.2, 0.6)]
+    pairs = [
+        (1, 1, 1.5, 0.9, ""),
+        (SECOND, 2, 1.4, 0.8, "low_cosine"),
+        (0, 0, 1.3, 0.7, "low_cosine,few_neighbours"),
+        (SECOND + 1, 3, 1.2, 0.6, ""),
+    ]
     kit.publish(root, "select", "select", {f"{PAIR}/00000": {f"selected/{PAIR}": table(SELECTED, pairs)}})
 
 
@@ -84,6 +90,7 @@ def test_texts_and_first_places_join(tmp_path: Path) -> None:
     expected = {
         "margin": pytest.approx(1.3),
         "cosine": pytest.approx(0.7),
+        "suspicious": "low_cosine,few_neighbours",
         "source_text": "Der Bus hält um 7 Uhr.",
         "source_url": "http://de/0",
         "source_date": "2026-01-01",
@@ -110,6 +117,15 @@ def test_refused_pairs_are_rejects_with_both_texts(tmp_path: Path) -> None:
     rejects = {row["reason"]: row for row in kit.rows(tmp_path, "rejects/filter.filter")}
     assert rejects["identical"]["id"] == f"{SECOND}-2"
     assert rejects["identical"]["sample"] == "Hotel California ||| hotel california!"
+
+
+def test_suspicious_pairs_pass_and_are_counted_if_no_rule_drops_them(tmp_path: Path) -> None:
+    put(tmp_path)
+    assert [row["suspicious"] for row in run(tmp_path)] == ["", "low_cosine,few_neighbours"]
+    (manifest,) = Store(tmp_path).manifests("filter", "filter")
+    # The other pair of low cosine is identical on both sides.
+    assert manifest.counters == {"suspicious.few_neighbours": 1, "suspicious.low_cosine": 1}
+    assert manifest.spec.version == 2
 
 
 def test_a_rule_that_is_off_refuses_nothing_and_has_no_column(tmp_path: Path) -> None:

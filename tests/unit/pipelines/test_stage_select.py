@@ -8,8 +8,10 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
+from emsmine.errors import StaleOutputError
 from emsmine.pipelines.schemas import neighbours_schema
 from emsmine.pipelines.settings import SelectSettings, Settings, parse_pairs
+from emsmine.pipelines.store import Store
 
 PAIR = "deu_Latn-eng_Latn"
 
@@ -29,11 +31,15 @@ def table(rows: dict[int, list[tuple[int, float]]]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=neighbours_schema(2))
 
 
-def put_neighbours(root: Path) -> None:
+def put_neighbours(
+    root: Path,
+    forward: dict[int, list[tuple[int, float]]] = FORWARD,
+    backward: dict[int, list[tuple[int, float]]] = BACKWARD,
+) -> None:
     store_parts = {
-        f"{PAIR}/forward-00000": {f"neighbours/{PAIR}": table({key: FORWARD[key] for key in (0, 1)})},
-        f"{PAIR}/forward-00001": {f"neighbours/{PAIR}": table({2: FORWARD[2]})},
-        f"{PAIR}/backward-00000": {f"neighbours/{PAIR}": table(BACKWARD)},
+        f"{PAIR}/forward-00000": {f"neighbours/{PAIR}": table({key: forward[key] for key in (0, 1)})},
+        f"{PAIR}/forward-00001": {f"neighbours/{PAIR}": table({2: forward[2]})},
+        f"{PAIR}/backward-00000": {f"neighbours/{PAIR}": table(backward)},
     }
     kit.publish(root, "search", "merge", store_parts)
 
@@ -76,3 +82,54 @@ def test_ratio_margin_by_hand(tmp_path: Path) -> None:
     # Neighbourhood means: source 0 (0.95 + 0.50) / 2, target 10 (0.95 + 0.90) / 2; of sentence 2 and 12 one neighbour.
     assert rows[0, 10] == pytest.approx(0.95 / ((0.725 + 0.925) / 2), rel=1e-6)
     assert rows[2, 12] == pytest.approx(1.0, rel=1e-6)
+
+
+# Sentences 2 and 12 have nobody near: their margin is 0.4 / ((0.21 + 0.4) / 2) = 1.31, that of the others 0.9 / 0.7 =
+# 1.29. Typical is 0.5, so that at a threshold of 1.2 a cosine under 0.6 is low.
+LONELY_FORWARD = {0: [(10, 0.9), (11, 0.5)], 1: [(11, 0.9), (10, 0.5)], 2: [(12, 0.4), (10, 0.02)]}
+LONELY_BACKWARD = {10: [(0, 0.9), (1, 0.5)], 11: [(1, 0.9), (0, 0.5)], 12: [(2, 0.4), (-1, -np.inf)]}
+
+
+def select_lonely(root: Path, **settings: Any) -> list[dict[str, Any]]:
+    put_neighbours(root, LONELY_FORWARD, LONELY_BACKWARD)
+    values = SelectSettings(**{"cosine_floor": 0.0, **settings})
+    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), select=values), "select")
+    return kit.rows(root, f"selected/{PAIR}")
+
+
+def test_suspicious_pairs_are_marked_counted_and_kept(tmp_path: Path) -> None:
+    rows = select_lonely(tmp_path)
+    assert [(row["source_id"], row["target_id"], row["suspicious"]) for row in rows] == [
+        (2, 12, "low_cosine,few_neighbours"),
+        (0, 10, ""),
+        (1, 11, ""),
+    ]
+    (manifest,) = Store(tmp_path).manifests("select", "select")
+    assert manifest.counters == {"suspicious.few_neighbours": 1, "suspicious.low_cosine": 1}
+    assert manifest.rows_out == 3
+
+
+def test_margin_and_threshold_decide_what_is_low(tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {
+        "low threshold": {"threshold": 0.7},
+        "absolute": {"threshold": 0.3, "margin": "absolute"},
+        "distance": {"threshold": 0.09, "margin": "distance"},
+    }
+    by_name = {
+        name: {row["source_id"]: row["suspicious"] for row in select_lonely(tmp_path / name, **settings)}
+        for name, settings in runs.items()
+    }
+    few, both = "few_neighbours", "low_cosine,few_neighbours"
+    assert by_name == {
+        "low threshold": {0: "", 1: "", 2: few},
+        "absolute": {0: "", 1: "", 2: few},
+        "distance": {0: "", 1: "", 2: both},
+    }
+
+
+def test_results_from_before_the_marks_are_stale(tmp_path: Path) -> None:
+    put_neighbours(tmp_path, LONELY_FORWARD, LONELY_BACKWARD)
+    old = table(LONELY_FORWARD)
+    kit.publish(tmp_path, "select", "select", {f"{PAIR}/00000": {f"selected/{PAIR}": old}})
+    with pytest.raises(StaleOutputError, match="version 1 -> 2"):
+        kit.run_stage(tmp_path, Settings(pairs=parse_pairs(["de-en"])), "select")

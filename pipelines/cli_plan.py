@@ -1,0 +1,76 @@
+"""The command `plan`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emsmine.errors import ConfigError
+from emsmine.pipelines.cli_options import output_path, overrides, stage_options, workers_option
+from emsmine.pipelines.settings import build_settings, parse_pairs, read_config
+
+_STAGES = ("langid", "encode", "index", "search")
+_NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall")
+_ROWS = click.IntRange(min=0)
+
+
+@click.command("plan")
+@click.option("-o", "--output", metavar="DIR", help="Run directory: plan its pairs with the rows that are there.")
+@click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs of the run directory.")
+@click.option("--source-rows", type=_ROWS, help="Without a run directory: sentences of one side.")
+@click.option("--target-rows", type=_ROWS, help="Without a run directory: sentences of the other side.")
+@click.option("--dim", type=click.IntRange(min=1), help="Dimension of the vectors  [default: that of the encoder]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workers_option
+@stage_options(_STAGES, leave_out=_NO_MATTER)
+def plan(
+    output: str | None,
+    pairs: tuple[str, ...],
+    source_rows: int | None,
+    target_rows: int | None,
+    dim: int | None,
+    as_json: bool,
+    workers: int,
+    **given: Any,
+) -> None:
+    """Say what a search will take: engine and index with the reason, memory, disk, tasks, estimated time.
+
+    Nothing is searched or written. Fails if this machine has too little memory or disk, and says what would fit.
+    """
+    from emsmine.pipelines.plan import SearchRequest, check_fits, even_shards
+    from emsmine.pipelines.plan_run import encoder_dim, plan_and_measure, request_from_run
+    from emsmine.pipelines.plan_text import as_json as plan_as_json
+    from emsmine.pipelines.plan_text import format_plan
+    from emsmine.pipelines.run import CONFIG_NAME
+    from emsmine.pipelines.store import Store
+
+    folder = output_path(output) if output is not None else Path()
+    saved = folder / CONFIG_NAME
+    base = read_config(saved) if output is not None and saved.exists() else {}
+    settings = build_settings(base, overrides(_STAGES, given), pairs=parse_pairs(list(pairs)))
+    if output is not None and source_rows is None and target_rows is None:
+        request = request_from_run(Store(folder), settings, workers, dim=dim, shard_rows=given["shard_rows"])
+    elif output is None and source_rows is not None and target_rows is not None:
+        rows = {"source": source_rows, "target": target_rows}
+        request = SearchRequest(
+            {side: even_shards(number, settings.langid.shard_rows) for side, number in rows.items()},
+            (("source", "target"),),
+            dim or encoder_dim(settings.encode.encoder),
+            settings.index.engine,
+            settings.index.index_memory_gb,
+            settings.search.k,
+            settings.search.audit_queries,
+            workers,
+        )
+    else:
+        raise ConfigError("plan: give either --output DIR, or both --source-rows and --target-rows")
+    planned, speed = plan_and_measure(request, folder)
+    if as_json:
+        click.echo(json.dumps(plan_as_json(planned, speed), indent=1))
+    else:
+        click.echo(format_plan(planned, speed))
+    check_fits(planned)
+
+
+COMMANDS: dict[str, click.Command] = {"plan": plan}

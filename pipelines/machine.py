@@ -1,0 +1,187 @@
+"""What a machine has to offer a run: memory, disk, cores, GPUs, and how fast it multiplies.
+
+Nothing here decides a result; it tells early what cannot fit (see `plan`).
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+_TILE_ROWS = 2048
+_GPU_SECONDS = 5
+"""How long nvidia-smi may take before the machine counts as one without a GPU."""
+_NO_LIMIT = 1 << 60
+"""Control groups without a limit say `max`, or a number near 2^63."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A visible GPU."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that a plan is held against.
+
+    Args:
+        memory_bytes: what processes may still take; None where the system does not tell.
+        memory_source: who says so, for messages.
+        disk_bytes: free space of the output's file system.
+        cores: processor cores that this process may use.
+        gpus: visible GPUs.
+    """
+
+    memory_bytes: int | None
+    memory_source: str
+    disk_bytes: int
+    cores: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+def look_at_machine(output: Path) -> Machine:
+    """Read the facts of this machine.
+
+    Args:
+        output: where results will be written; need not exist.
+    """
+    memory, source = available_memory()
+    return Machine(memory, source, shutil.disk_usage(_existing(output)).free, _cores(), visible_gpus())
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory(
+    proc: Path = Path("/proc"), control_groups: Path = Path("/sys/fs/cgroup")
+) -> tuple[int | None, str]:
+    """Return how many bytes processes may still take, and who says so.
+
+    It is `MemAvailable`, or what a control group of this process leaves if that is less. Swap does not count.
+
+    Args:
+        proc: where the process file system is mounted.
+        control_groups: where control groups are mounted, of version 1 or 2.
+    """
+    found: list[tuple[int, str]] = []
+    for line in _text(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append((int(line.split()[1]) << 10, "MemAvailable"))
+    for folder in _memory_groups(proc, control_groups):
+        left = _left_in_group(folder)
+        if left is not None:
+            found.append((left, f"the memory limit in {folder}"))
+    return min(found) if found else (None, "unknown")
+
+
+def _memory_groups(proc: Path, control_groups: Path) -> Iterator[Path]:
+    """List the control groups that this process is in; a limit of any of them holds."""
+    for line in _text(proc / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = control_groups / "memory" if controllers else control_groups
+        group = PurePosixPath(path)
+        # In a container the path may be the one outside, and its mount the group itself: the root covers that.
+        for folder in (group, *group.parents):
+            yield root / folder.relative_to("/")
+
+
+def _left_in_group(folder: Path) -> int | None:
+    """Return what a control group leaves, None without a limit. Cached pages of files can be given up, so are left."""
+    for limit_name, used_name, cached_name in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used = _text(folder / limit_name).strip(), _text(folder / used_name).strip()
+        if not limit.isdecimal() or not used.isdecimal() or int(limit) >= _NO_LIMIT:
+            continue
+        cached = [
+            int(line.split()[1])
+            for line in _text(folder / "memory.stat").splitlines()
+            if line.startswith(f"{cached_name} ")
+        ]
+        return max(0, int(limit) - int(used) + sum(cached))
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """List the GPUs that nvidia-smi shows; none if it is missing or CUDA_VISIBLE_DEVICES hides them.
+
+    Asking torch would load it and take memory of the GPU.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None or os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return ()
+    query = [program, "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        shown = subprocess.run(query, capture_output=True, text=True, timeout=_GPU_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return parse_gpus(shown)
+
+
+def parse_gpus(shown: str) -> tuple[Gpu, ...]:
+    """Read lines of `name, free MiB, total MiB`; a line without numbers (`[N/A]`) is left out."""
+    gpus = []
+    for line in shown.splitlines():
+        name, *numbers = (word.strip() for word in line.rsplit(",", 2))
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+            free, total = (int(number) << 20 for number in numbers)
+            gpus.append(Gpu(name, free, total))
+    return tuple(gpus)
+
+
+def measure_multiplication(dim: int) -> float:
+    """Measure float32 operations per processor second, by the product of one tile of a search.
+
+    Args:
+        dim: dimension of the vectors.
+    """
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((_TILE_ROWS, dim), dtype=np.float32) for _ in range(2))
+    scores = np.empty((_TILE_ROWS, _TILE_ROWS), dtype=np.float32)
+    np.matmul(left[:64], right[:64].T)  # the first product of a process loads and chooses code
+    best = float("inf")
+    for _ in range(3):
+        started = time.process_time()
+        np.matmul(left, right.T, out=scores)
+        best = min(best, time.process_time() - started)
+    return 2.0 * _TILE_ROWS * _TILE_ROWS * dim / max(best, 1e-6)
+
+
+def multiplies_int8() -> bool:
+    """Tell whether large exact searches multiply int8 here, which is faster. Loads torch."""
+    from emsmine.errors import ConfigError
+    from emsmine.mining.knn import search_both
+
+    rows = np.eye(64, dtype=np.float32)
+    try:
+        search_both(rows, rows, 1, precision="int8")
+    except ConfigError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""What the steps of a search take, in bytes and in operations, from numbers of rows only.
+
+Each function follows the arrays that its step holds at its largest moment; tests compare them with the memory that real
+tasks take. Symbols in the comments: N, M rows; D dimensions; k neighbours; R, C rows of a tile of scores.
+"""
+
+from emsmine.mining.engine_choice import index_bytes, num_lists
+from emsmine.mining.faiss_index import training_rows
+
+WORKER_BYTES = 160 << 20
+"""Memory that a worker process has to itself before its first task; libraries that processes share are not in it."""
+TASK_BYTES = 48 << 20
+"""What any task takes beside its arrays: buffers of Parquet files, and code that is loaded when it is first used."""
+_TILE_ROWS = 2048
+_KEPT_BYTES = 1 << 27
+_FETCHED_BYTES = 112 << 20
+"""Vectors of proposals while they are scored: 2^23 values as float16 once and as float32 twice, and their ids."""
+_LIST_SCORES_BYTES = 3 << 24
+"""Scores of a block of rows and all lists, and what is compared with them."""
+_MERGE_ENTRY_BYTES = 112
+_CANDIDATE_BYTES = 180
+
+
+def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int) -> int:
+    """Memory of a task that searches one shard of each language exactly.
+
+    Args:
+        engine: `exact` or `faiss-flat`.
+        source_rows: rows of the source shard, N.
+        target_rows: rows of the target shard, M.
+        dim: dimension of the vectors.
+        k: neighbours per row.
+    """
+    # Float16 as read, and float32. While the second side is read: float16 twice, float32 twice.
+    stored = 6 * dim * (source_rows + target_rows)
+    reading = 6 * dim * source_rows + 12 * dim * target_rows
+    # Ids and cosines, among distinct vectors and among rows, and once more as columns of a table.
+    found = 3 * 12 * k * (source_rows + target_rows)
+    if engine == "faiss-flat":
+        searching = 4 * dim * max(source_rows, target_rows)
+    else:
+        rows, columns = min(_TILE_ROWS, source_rows), min(_TILE_ROWS, target_rows)
+        searching = (
+            9 * rows * columns
+            + (30 * rows * columns if k > min(rows, columns) // 32 else 0)
+            + 24 * dim * max(rows, columns)
+            + min(_KEPT_BYTES, 4 * dim * source_rows)
+            + 100 * (source_rows + target_rows)
+        )
+    return TASK_BYTES + max(reading, stored + searching + found)
+
+
+def query_bytes(engine: str, query_rows: int, base_rows: int, dim: int, k: int) -> int:
+    """Memory of a task that searches a shard of queries in an index; pages of mapped files are not in it.
+
+    Args:
+        engine: kind of index of the base.
+        query_rows: rows of the shard.
+        base_rows: rows of the whole other language.
+        dim: dimension of the vectors.
+        k: neighbours per row.
+    """
+    centroids = 2 * 4 * dim * num_lists(base_rows) if engine in ("faiss-ivf", "faiss-ivfpq") else 0
+    fetched = min(_FETCHED_BYTES, 10 * dim * base_rows)
+    searching = 6 * dim * query_rows + 8 * base_rows + centroids + fetched + 3 * 12 * k * query_rows
+    return TASK_BYTES + max(12 * dim * query_rows, searching)
+
+
+def sample_bytes(audit_queries: int, query_rows: int, base_shard_rows: int, base_rows: int, dim: int, k: int) -> int:
+    """Memory of a task that searches a sample exactly, one shard of the base at a time, and then tunes an index."""
+    queries = min(2 * audit_queries, query_rows)
+    exact = 2 * dim * queries + tile_bytes("exact", queries, base_shard_rows, dim, k)
+    return max(exact, query_bytes("faiss-ivf", queries, base_rows, dim, k))
+
+
+def build_bytes(engine: str, rows: int, dim: int) -> int:
+    """Memory of a task that builds the index of a language.
+
+    Args:
+        engine: kind of index; `exact` for none.
+        rows: rows of the language.
+        dim: dimension of the vectors.
+    """
+    sample = training_rows(engine, rows)
+    # Up to twice the sample are held while it is drawn, then joined into one array, then cut down.
+    training = 4 * dim * (2 * min(rows, 2 * sample) + sample)
+    if engine == "faiss-ivfpq":
+        training += 4 * dim * sample  # rotated
+    adding = index_bytes(engine, rows, dim) + 4 * dim * sample + (_LIST_SCORES_BYTES if sample else 0)
+    return TASK_BYTES + max(training, adding)
+
+
+def merge_bytes(shard_rows: int, num_tiles: int, k: int) -> int:
+    """Memory of a task that merges the neighbours of a shard: all its tiles at once, sorted.
+
+    Args:
+        shard_rows: rows of the shard.
+        num_tiles: tiles of it, one for each shard of the other language; 1 after an approximate search.
+        k: neighbours per row and tile.
+    """
+    return TASK_BYTES + _MERGE_ENTRY_BYTES * shard_rows * num_tiles * k
+
+
+def select_bytes(source_rows: int, target_rows: int, k: int) -> int:
+    """Memory of the task that selects pairs, if no two of the k (N + M) candidates are the same pair."""
+    return TASK_BYTES + _CANDIDATE_BYTES * k * (source_rows + target_rows)
+
+
+def embedding_disk(rows: int, dim: int) -> tuple[int, int]:
+    """Least and most bytes of stored embeddings: float16 and a hash, which do not shrink, and an id."""
+    return (2 * dim + 16) * rows, (2 * dim + 24) * rows
+
+
+def neighbour_disk(rows: int, k: int) -> tuple[int, int]:
+    """Least and most bytes of stored neighbours: ids and cosines; Zstandard left 0.60 to 0.69 of them in tests."""
+    most = (8 + 12 * k) * rows
+    return most // 2, most
+
+
+def index_disk(engine: str, rows: int, dim: int) -> int:
+    """Bytes of the files of an index: the index, the vectors in one file, and their ids."""
+    return index_bytes(engine, rows, dim) + (2 * dim + 8) * rows
+
+
+def exact_operations(source_rows: float, target_rows: float, dim: int, *, int8: bool) -> float:
+    """Cost of an exact search of two shards, in operations of a float32 matrix product.
+
+    A share of the product itself, a constant for every score that is looked at, and a constant for every value of the
+    vectors, most of which are scored again. The constants were fitted to searches of 8,192 to 50,000 rows a side with
+    128 to 1024 dimensions.
+
+    Args:
+        source_rows: rows of one shard.
+        target_rows: rows of the other.
+        dim: dimension of the vectors.
+        int8: whether the product is taken of vectors rounded to int8.
+    """
+    multiplications = source_rows * target_rows * dim
+    per_operation, per_score, per_value = _INT8_COST if int8 and multiplications >= _LARGE_TILE else _FLOAT32_COST
+    scores = source_rows * target_rows
+    return (per_operation * 2 * dim + per_score) * scores + per_value * dim * (source_rows + target_rows)
+
+
+_LARGE_TILE = 1 << 36
+"""Smaller searches are multiplied in float32 everywhere: see `emsmine.mining.knn`."""
+_INT8_COST = (0.44, 80.0, 6300.0)
+_FLOAT32_COST = (0.94, 80.0, 2700.0)

@@ -1,0 +1,121 @@
+"""The plan of a run directory: rows of finished stages, pairs of its settings, and what is done."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+from emsmine.errors import ConfigError
+from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path, walk_files
+from emsmine.pipelines.machine import look_at_machine, measure_multiplication, multiplies_int8
+from emsmine.pipelines.parquet import read_slice
+from emsmine.pipelines.plan import SMALL_OPERATIONS, Plan, SearchRequest, check_fits, even_shards, make_plan
+from emsmine.pipelines.plan_text import Speed, summary_lines
+from emsmine.pipelines.schemas import embeddings_metadata
+from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.stages.base import pair_folder
+from emsmine.pipelines.store import Store
+from emsmine.pipelines.tasks import FileRef
+
+logger = logging.getLogger(__name__)
+
+_STEPS = ("index.build", "search.sample", "search.tile", "search.merge", "search.audit", "select.select")
+_DATASETS = ("embeddings", "index", "tiles", "neighbours")
+
+
+def encoder_dim(encoder: str) -> int:
+    """Return the dimension of an encoder's vectors; loads it."""
+    from emsmine.encoder.registry import load_encoder
+
+    return load_encoder(encoder, device="cpu").dim
+
+
+def request_from_run(
+    store: Store, settings: Settings, workers: int, *, dim: int | None = None, shard_rows: int | None = None
+) -> SearchRequest:
+    """Read what is to be searched from the finished stages of a run directory.
+
+    Args:
+        store: the run directory.
+        settings: the settings to plan with.
+        workers: worker processes.
+        dim: dimension of the vectors; None takes that of the stored vectors, or of the encoder.
+        shard_rows: plan with shards of another size than those that are there.
+
+    Raises:
+        ConfigError: no pairs, or a language of them has no sentences yet.
+    """
+    if not settings.pairs:
+        raise ConfigError("plan: no language pair given; add --pairs de-en (several: --pairs de-en,en-ru)")
+    refs = {lang: _shards(store, lang) for lang in settings.languages}
+    vectors = [ref for shards in refs.values() for ref in shards if ref.path.startswith("embeddings/")]
+    shards = {lang: tuple(ref.rows for ref in found) for lang, found in refs.items()}
+    if vectors and dim is None:
+        described = embeddings_metadata(read_slice(store.root / vectors[0].path, 0, 0, ["sentence_id"]).schema)
+        dim = int(described["dim"])
+    done = _done(store, settings) if shard_rows is None else {}
+    if shard_rows is not None:
+        shards = {lang: even_shards(sum(rows), shard_rows) for lang, rows in shards.items()}
+    if len(vectors) == sum(map(len, refs.values())):
+        done["encode.encode"] = len(vectors)
+    return SearchRequest(
+        shards,
+        settings.pairs,
+        dim if dim is not None else encoder_dim(settings.encode.encoder),
+        settings.index.engine,
+        settings.index.index_memory_gb,
+        settings.search.k,
+        settings.search.audit_queries,
+        workers,
+        done,
+        {name: sum(path.stat().st_size for path in walk_files(store.root / name)) for name in _DATASETS},
+    )
+
+
+def _shards(store: Store, lang: str) -> list[FileRef]:
+    """List the shards of a language: its vectors, or its sentences where they are not encoded yet."""
+    for stage, step, dataset in (("encode", "encode", "embeddings"), ("langid", "distinct", "sentences")):
+        refs = store.outputs(stage, step, f"{dataset}/{lang}") if store.has_step(stage, step) else []
+        if refs:
+            return refs
+    raise ConfigError(
+        f"plan: {store.root} holds no sentences of {lang} yet; run: emsmine run --until langid, or plan without a run "
+        "directory, with --source-rows and --target-rows"
+    )
+
+
+def _done(store: Store, settings: Settings) -> dict[str, int]:
+    """Count the finished tasks of the pairs and languages of the settings."""
+    wanted = {pair_folder(pair) for pair in settings.pairs} | set(settings.languages)
+    done: Counter[str] = Counter()
+    for name in _STEPS:
+        stage, step = name.split(".")
+        folder = store.root / step_manifest_path(stage, step).removesuffix(".json")
+        for path in existing_task_manifests(store.root, stage, step):
+            done[name] += path.relative_to(folder).parts[0].removesuffix(".json") in wanted
+    return dict(done)
+
+
+def plan_and_measure(request: SearchRequest, output: Path) -> tuple[Plan, Speed | None]:
+    """Plan a search on this machine; measure how fast it multiplies if the search is long enough to ask."""
+    machine = look_at_machine(output)
+    plan = make_plan(request, machine)
+    if plan.operations < SMALL_OPERATIONS:
+        return plan, None
+    return make_plan(request, machine, int8=multiplies_int8()), Speed(measure_multiplication(request.dim))
+
+
+def check_search(store: Store, settings: Settings, workers: int) -> None:
+    """Log the plan of a search that is about to start, and refuse it if this machine cannot carry it out.
+
+    Raises:
+        ConfigError: memory or disk is too small; the message says what would fit.
+    """
+    if not store.has_step("encode", "encode"):
+        return  # the search itself says what is missing
+    request = request_from_run(store, settings, workers)
+    plan, speed = plan_and_measure(request, store.root)
+    if all(step.is_done for step in plan.steps if step.step.startswith("search.")):
+        return
+    for line in summary_lines(plan, speed):
+        logger.info("%s", line)
+    check_fits(plan)

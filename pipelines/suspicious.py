@@ -1,0 +1,49 @@
+"""Suspicious pairs in files: counted by every stage that they pass, listed by `export`, shown by `report`.
+
+What makes a pair suspicious is decided in `emsmine.mining.suspicion`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from emsmine.pipelines.context import TaskContext
+
+COLUMN = "suspicious"
+"""Column of the reasons, joined by commas; "" for most pairs."""
+
+_COUNTER = "suspicious."
+_LISTING = ".suspicious.tsv"
+
+
+def count_suspicious(task: TaskContext, labels: Iterable[str]) -> None:
+    """Count the pairs by reason, in the manifest of the task; a pair with two reasons counts for both."""
+    for reason, number in Counter(reason for label in labels if label for reason in label.split(",")).items():
+        task.counter(_COUNTER + reason, number)
+
+
+def suspicious_counts(counters: Mapping[str, int | float]) -> dict[str, int]:
+    """Return what `count_suspicious` counted, by reason, from the counters of a manifest."""
+    return {name.removeprefix(_COUNTER): int(number) for name, number in counters.items() if name.startswith(_COUNTER)}
+
+
+def listing_path(left: str, right: str) -> str:
+    """Name the listing of an exported pair."""
+    return f"export/{left}-{right}{_LISTING}"
+
+
+def is_listing(path: str) -> bool:
+    """Tell whether an output of `export` is a listing of suspicious pairs."""
+    return path.endswith(_LISTING)
+
+
+def first_of_listing(path: Path, number: int) -> list[dict[str, str]]:
+    """Return the first lines of a listing by column; none if the file was taken away after the run."""
+    names = ("margin", "cosine", "reason", "source", "target")
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            lines = [line.rstrip("\n").split("\t") for line in islice(file, number)]
+    except FileNotFoundError:
+        return []
+    return [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]

@@ -1,0 +1,53 @@
+"""Run the first task of a step of a run directory, and print by how many bytes this process grew at its largest.
+
+python plan_task_memory.py DIR STAGE STEP
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from emsmine.errors import ConfigError
+from emsmine.mining.knn import search_both
+from emsmine.pipelines.run import execute
+from emsmine.pipelines.settings import build_settings, read_config
+from emsmine.pipelines.stages import load_stage
+from emsmine.pipelines.stages.base import PlanContext
+from emsmine.pipelines.store import Store
+from emsmine.pipelines.tasks import Runtime
+
+
+def load_libraries(engine: str) -> None:
+    """Load what worker processes have loaded after their first tasks, so that growth is that of arrays."""
+    rows = np.eye(64, dtype=np.float32)
+    try:
+        search_both(rows, rows, 1, precision="int8")
+    except ConfigError:
+        import torch
+
+        assert torch.ones(1).sum() == 1
+    if engine != "exact":
+        from emsmine.mining.faiss_device import load_faiss
+
+        load_faiss()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def main(root: Path, stage: str, name: str) -> None:
+    settings = build_settings(read_config(root / "config.toml"), {})
+    step = next(step for step in load_stage(stage).steps if step.name == name)
+    load_libraries(settings.index.engine)
+    (first, *_) = step.plan(step, PlanContext(Store(root), settings))
+    before = resident_bytes()
+    report = execute(root, Runtime(), first)
+    assert report.error is None, report.error
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
