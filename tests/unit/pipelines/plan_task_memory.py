@@ -3,7 +3,6 @@
 python plan_task_memory.py DIR STAGE STEP
 """
 
-import resource
 import sys
 from pathlib import Path
 
@@ -34,8 +33,10 @@ def load_libraries(engine: str) -> None:
         load_faiss()
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+def resident_bytes(field: str) -> int:
+    # Not `ru_maxrss`: it begins with the size of the process that this one was forked from.
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def main(root: Path, stage: str, name: str) -> None:
@@ -43,10 +44,10 @@ def main(root: Path, stage: str, name: str) -> None:
     step = next(step for step in load_stage(stage).steps if step.name == name)
     load_libraries(settings.index.engine)
     (first, *_) = step.plan(step, PlanContext(Store(root), settings))
-    before = resident_bytes()
+    before = resident_bytes("VmRSS")
     report = execute(root, Runtime(), first)
     assert report.error is None, report.error
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    print(resident_bytes("VmHWM") - before)
 
 
 if __name__ == "__main__":

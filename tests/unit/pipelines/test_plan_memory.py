@@ -24,7 +24,7 @@ FOLDER = "deu_Latn-eng_Latn"
 # What a plan may say too little, and too much: libraries allocate more than arrays, and bounds are bounds.
 TOO_LITTLE, TOO_MUCH = 1.25, 2.0
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 
 def vectors(num_rows: int, dim: int, seed: int) -> pa.Table:
