@@ -27,6 +27,7 @@ DOCUMENTS = (
     "docs/ablations.md",
     "docs/benchmarks.md",
     "docs/memory.md",
+    "docs/models.md",
     "CONTRIBUTING.md",
 )
 
