@@ -6,8 +6,14 @@ from typing import Any
 import click
 
 from emsmine import languages
-from emsmine.pipelines.cli_options import APPROXIMATE_ONLY, device_option, overrides, stage_options
-from emsmine.pipelines.settings import LangidSettings, build_settings
+from emsmine.pipelines.cli_options import (
+    APPROXIMATE_ONLY,
+    device_option,
+    overrides,
+    sentence_limit_option,
+    stage_options,
+)
+from emsmine.pipelines.settings import build_settings
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +26,7 @@ _STAGES = ("encode", "search", "select")
 @click.option("--source-lang", required=True, metavar="CODE", help="Language of SOURCE, as in de.")
 @click.option("--target-lang", required=True, metavar="CODE", help="Language of TARGET, as in en.")
 @click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="TSV to write; - is stdout.")
-@click.option(
-    "--max-sentence-chars",
-    type=click.IntRange(min=1),
-    default=LangidSettings.max_sentence_chars,
-    show_default=True,
-    help="Leave out longer sentences.",
-)
+@sentence_limit_option("Leave out longer sentences.")
 @device_option
 @stage_options(_STAGES, APPROXIMATE_ONLY)
 def mine(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.settings import STAGE_SETTINGS
+from emsmine.pipelines.settings import STAGE_SETTINGS, LangidSettings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -74,6 +74,17 @@ def device_option(function: _Function) -> _Function:
         "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto (a GPU if there is one)."
     )
     return option(function)
+
+
+def sentence_limit_option(text: str) -> Callable[[_Function], _Function]:
+    """Add `--max-sentence-chars`; its help says what happens to longer sentences."""
+    return click.option(
+        "--max-sentence-chars",
+        type=click.IntRange(min=1),
+        default=LangidSettings.max_sentence_chars,
+        show_default=True,
+        help=text,
+    )
 
 
 def workers_option(function: _Function) -> _Function:

@@ -7,8 +7,14 @@ import click
 
 from emsmine import languages
 from emsmine.errors import ConfigError
-from emsmine.pipelines.cli_options import APPROXIMATE_ONLY, device_option, overrides, stage_options
-from emsmine.pipelines.settings import LangidSettings, build_settings
+from emsmine.pipelines.cli_options import (
+    APPROXIMATE_ONLY,
+    device_option,
+    overrides,
+    sentence_limit_option,
+    stage_options,
+)
+from emsmine.pipelines.settings import build_settings
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +28,7 @@ _LEFT_OUT = (*APPROXIMATE_ONLY, "retrieval", "threshold", "cosine_floor")
 @click.option("--target-lang", required=True, metavar="CODE", help="Language of the second side, as in en.")
 @click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="TSV to write; - is stdout.")
 @click.option("--threshold", type=float, help="Write only lines of this margin or more.  [default: all lines]")
-@click.option(
-    "--max-sentence-chars",
-    type=click.IntRange(min=1),
-    default=LangidSettings.max_sentence_chars,
-    show_default=True,
-    help="Leave longer sentences without a score.",
-)
+@sentence_limit_option("Leave longer sentences without a score.")
 @device_option
 @stage_options(_STAGES, _LEFT_OUT)
 def score(
