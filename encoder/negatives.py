@@ -29,8 +29,6 @@ from emsmine.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Neighbours are looked for among this many pairs: the cost of a pair does not grow with its corpus.
-_BLOCK_PAIRS = 50_000
 # Cosines in memory at a time: 64 MiB.
 _TILE_ELEMENTS = 16 * 1024 * 1024
 # Candidates for each neighbour: copies of one sentence are one negative.
@@ -49,6 +47,8 @@ class NegativeSearch:
     """Held out at the end of every corpus; they are nobody's neighbours."""
     device: str = "cpu"
     """Where the products are computed."""
+    among: int = 50_000
+    """Neighbours are looked for among this many pairs: the cost of a pair does not grow with its corpus."""
 
 
 def neighbour_table(
@@ -70,7 +70,7 @@ def neighbour_table(
     Returns:
         int64 [num_pairs, K], memory-mapped: rows of neighbours, nearest first; -1 at the end where there are fewer.
     """
-    parts = [search.encoder.fingerprint(), search.num_neighbours, search.limit, num_pairs, _BLOCK_PAIRS, _CANDIDATES, 1]
+    parts = [search.encoder.fingerprint(), search.num_neighbours, search.limit, num_pairs, search.among, _CANDIDATES, 1]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     folder = entry.with_name(f"{entry.name}-{key}")
     shape = (num_pairs, search.num_neighbours)
@@ -94,7 +94,7 @@ def _build(
     found = 0
     with new_entry(folder) as temporary:
         with ArrayFile(temporary / "rows.npy", np.int64, search.num_neighbours) as table:
-            for start, stop in blocks(num_pairs):
+            for start, stop in blocks(num_pairs, search.among):
                 block = torch.from_numpy(vectors[start:stop].astype(np.float32)).to(search.device)
                 sides = torch.from_numpy(np.array(hashes[2 * start : 2 * stop])).view(-1, 2).to(search.device)
                 for rows in nearest_in_block(block, sides, search.num_neighbours, search.limit):
@@ -106,9 +106,9 @@ def _build(
     logger.info("hard negatives of %s: %s", folder.name, json.dumps(report))
 
 
-def blocks(num_pairs: int) -> list[tuple[int, int]]:
-    """Cut a corpus into contiguous blocks of about equal size, in which neighbours are looked for."""
-    number = -(-num_pairs // _BLOCK_PAIRS)
+def blocks(num_pairs: int, among: int) -> list[tuple[int, int]]:
+    """Cut a corpus into contiguous blocks of about equal size, at most `among`, in which neighbours are looked for."""
+    number = -(-num_pairs // among)
     return [(num_pairs * part // number, num_pairs * (part + 1) // number) for part in range(number)]
 
 

@@ -24,7 +24,7 @@ from emsmine.encoder.parallel import process_group
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.registry import load_encoder
-from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, train_tokenizer
+from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, sample_size, train_tokenizer
 from emsmine.encoder.trainer import Progress, Trainer
 from emsmine.encoder.training_config import TrainingConfig
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
@@ -37,7 +37,7 @@ _DIGEST_ROWS = 1024 * 1024
 
 
 def balanced_sample(files: list[PairFile], per_language: int, seed: int, preprocessing: str = "none") -> Iterator[str]:
-    """Yield up to `per_language` sentences of every language, drawn without replacement and shuffled per file.
+    """Yield sentences of every language, drawn without replacement and shuffled per file, up to its `sample_size`.
 
     A language that stands in several files (usually English) gets its share from each of them. Memory is that of the
     sentences drawn, whatever the size of the files.
@@ -46,7 +46,10 @@ def balanced_sample(files: list[PairFile], per_language: int, seed: int, preproc
     for number, file in enumerate(files):
         langs = (file.source_lang, file.target_lang)
         # The shared language gets four shares in all: it is one side of every pair.
-        wanted = [per_language if share[lang] == 1 else 4 * per_language // share[lang] for lang in langs]
+        sizes = [sample_size(lang, per_language) for lang in langs]
+        wanted = [
+            size if share[lang] == 1 else 4 * size // share[lang] for lang, size in zip(langs, sizes, strict=True)
+        ]
         drawn = [_Reservoir(size, f"{seed}-{number}-{side}") for side, size in enumerate(wanted)]
         for pair in read_pairs(file, Counter()):
             for reservoir, text in zip(drawn, pair, strict=True):
@@ -167,7 +170,12 @@ def negative_search(config: TrainingConfig, teacher: Encoder | None, device: tor
     shared = teacher if settings.negatives == settings.teacher else None
     encoder = shared or load_encoder(settings.negatives, device=str(device))
     return NegativeSearch(
-        encoder, settings.hard_negatives, settings.negatives_limit, settings.validation_pairs, str(device)
+        encoder,
+        settings.hard_negatives,
+        settings.negatives_limit,
+        settings.validation_pairs,
+        str(device),
+        settings.negatives_among,
     )
 
 

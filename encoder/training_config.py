@@ -52,6 +52,8 @@ class DataConfig:
     """Encoder, as in `ems:default`, that says which pairs are similar."""
     negatives_limit: float = 0.95
     """Pairs with a larger cosine are taken for translations and are no negatives."""
+    negatives_among: int = 50_000
+    """Similar pairs are looked for among this many neighbouring lines of a corpus; the cost grows with it."""
     teacher: str = ""
     """Encoder, as in `ems:default`, that `loss.distill_weight` learns from."""
 
@@ -59,6 +61,7 @@ class DataConfig:
         """Refuse impossible values."""
         _at_least("data", self, {"batch_size": 1, "groups": 0, "validation_pairs": 0, "tokenizer_sample": 1})
         _at_least("data", self, {"chunk_size": 0, "chunk_tokens": 0, "shuffle_buffer": 0, "hard_negatives": 0})
+        _at_least("data", self, {"negatives_among": 2})
         _one_of("data", self, "preprocessing", PREPROCESSINGS)
         if self.groups > self.batch_size:
             raise ConfigError(f"train: data.groups is {self.groups}; it must not exceed batch_size {self.batch_size}")

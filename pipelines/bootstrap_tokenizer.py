@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from emsmine.encoder.preprocessing import preprocess
-from emsmine.encoder.tokenizer import TokenizerTraining, trained_tokenizer
+from emsmine.encoder.tokenizer import TokenizerTraining, sample_size, trained_tokenizer
 from emsmine.encoder.training_config import TrainingConfig
 from emsmine.pipelines.bootstrap_data import PairSet
 from emsmine.pipelines.files import new_attempt, write_atomically
@@ -25,13 +25,13 @@ _MAX_CHARS = 400
 def tokenizer_sample(
     text: Store, seeds: Mapping[str, PairSet], languages: tuple[str, ...], per_language: int, seed: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield up to `per_language` sentences of every language, the seed's and the text's alike, drawn at random.
+    """Yield up to `sample_size` sentences of every language, the seed's and the text's alike, drawn at random.
 
     Args:
         text: run directory with the finished stage langid.
         seeds: seed pairs by name.
         languages: those of the text.
-        per_language: most sentences of a language.
+        per_language: most sentences of a language written in letters.
         seed: of the draw.
 
     Returns:
@@ -44,7 +44,9 @@ def tokenizer_sample(
     for lang, texts in sorted(known.items()):
         refs = text.outputs("langid", "distinct", f"sentences/{lang}") if lang in languages else []
         total = len(texts) + sum(ref.rows for ref in refs)
-        drawn = sorted(random.Random(f"{seed}-{lang}").sample(range(total), min(total, per_language)))
+        drawn = sorted(
+            random.Random(f"{seed}-{lang}").sample(range(total), min(total, sample_size(lang, per_language)))
+        )
         found = [texts[row] for row in drawn if row < len(texts)]
         first = len(texts)
         for ref in refs:

@@ -88,10 +88,9 @@ def test_held_out_pairs_and_other_blocks_are_nobodys_neighbours(
     table = neighbour_table(vectors, distinct(50), 45, tmp_path / "x", search(similar, limit=1.0))
     assert table.shape == (45, 2)
     assert int(table.max()) == 44
-    monkeypatch.setattr(module, "_BLOCK_PAIRS", 10)
     monkeypatch.setattr(module, "_TILE_ELEMENTS", 30)
-    cut = neighbour_table(vectors, distinct(50), 45, tmp_path / "x", search(similar, limit=1.0))
-    assert blocks(45) == [(0, 9), (9, 18), (18, 27), (27, 36), (36, 45)]
+    cut = neighbour_table(vectors, distinct(50), 45, tmp_path / "x", search(similar, limit=1.0, among=10))
+    assert blocks(45, 10) == [(0, 9), (9, 18), (18, 27), (27, 36), (36, 45)]
     assert (cut // 9 == np.arange(45)[:, None] // 9).all()
     assert not (cut == np.arange(45)[:, None]).any()
     unit = vectors.astype(np.float32)

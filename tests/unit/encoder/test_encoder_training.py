@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,14 @@ def test_english_gets_its_share_from_every_file(pairs: Path) -> None:
     assert share == {"de": 20, "en": 80, "fr": 20}
     assert drawn == list(balanced_sample(find_pair_files([pairs]), 20, seed=1))
     assert drawn != list(balanced_sample(find_pair_files([pairs]), 20, seed=2))
+
+
+def test_dense_scripts_get_more_sentences_of_a_tokeniser_sample(tmp_path: Path) -> None:
+    for code in ("de", "ja", "ko", "zh"):
+        lines = [f"{code} {n}\tline {n}\n" for n in range(80)]
+        (tmp_path / f"{code}-en.tsv").write_text("".join(lines), encoding="utf-8")
+    drawn = Counter(text.split()[0] for text in balanced_sample(find_pair_files([tmp_path]), 20, seed=1))
+    assert drawn == {"de": 20, "ja": 40, "ko": 40, "zh": 60, "line": 80}
 
 
 def test_a_sample_gives_every_sentence_the_same_chance(tmp_path: Path) -> None:

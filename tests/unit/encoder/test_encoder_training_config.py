@@ -113,6 +113,7 @@ def test_the_recipes_that_ship_are_valid(recipe: Path) -> None:
         ("[data]\nnegatives = 'ems:default'", "data.hard_negatives is 0 and data.negatives is 'ems:default'; set both"),
         ("[data]\nbatch_size = 4\nhard_negatives = 4\nnegatives = 'ems:x'", "is 4; it must be below batch_size 4"),
         ("[data]\nnegatives_limit = 1.5", "data.negatives_limit is 1.5; it must be above 0 and at most 1"),
+        ("[data]\nnegatives_among = 1", "data.negatives_among is 1; it must be a finite number of at least 2"),
         ("[data]\nnegatives_limit = nan", "data.negatives_limit is nan"),
         ("[data]\nhard_negatives = 1\nnegatives = 'ems:x'", "set loss.mask_duplicates to true"),
         (
@@ -161,6 +162,7 @@ def test_the_file_is_named_when_it_cannot_be_read(tmp_path: Path) -> None:
         ("data", {"shuffle_buffer": 100}, True),
         ("data", {"chunk_tokens": 100}, True),
         ("data", {"negatives_limit": 0.9}, True),
+        ("data", {"negatives_among": 9}, True),
         ("run", {"seed": 2}, True),
         ("run", {"precision": "bf16"}, True),
         ("loss", {"temperature": 0.2}, True),

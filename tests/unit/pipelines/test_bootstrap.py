@@ -197,6 +197,12 @@ def test_the_tokeniser_sees_seed_and_text_alike(finished: Path) -> None:
     assert 0 < len(set(few["eng_Latn"]) & set(stored["eng_Latn"])) < 12
     assert few == dict(tokenizer_sample(text, seeds, DE_EN, 12, 1))
     assert few != dict(tokenizer_sample(text, seeds, DE_EN, 12, 2))
+    # A Han character says as much as three letters.
+    chinese = {"zh-en": PairSet(("zho_Hans", "eng_Latn"), [(f"句 {n}", f"line {n}") for n in range(40)])}
+    assert {lang: len(texts) for lang, texts in tokenizer_sample(text, chinese, (), 12, 1)} == {
+        "eng_Latn": 12,
+        "zho_Hans": 36,
+    }
 
 
 def test_every_shard_of_the_text_is_drawn_from(tmp_path: Path) -> None:
