@@ -13,6 +13,8 @@ from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, check_ids
 from emsmine.mining.margin import margin_scores, mean_similarity
 
 RETRIEVALS = ("forward", "backward", "intersect", "max")
+_ROUNDS = 8
+"""Rounds of one-to-one selection over whole arrays, before the rest is done pair by pair."""
 
 BoolArray = NDArray[np.bool_]
 IndexArray = NDArray[np.intp]
@@ -74,7 +76,7 @@ class Candidates:
 
         Raises: ValueError when types or shapes are wrong, or when a pair occurs twice with the same margin.
         """
-        order = np.lexsort((target_ids, source_ids, -margin))
+        order = _best_first(source_ids, target_ids, margin)
         return cls(
             source_ids[order], target_ids[order], cosine[order], margin[order], in_forward[order], in_backward[order]
         )
@@ -177,6 +179,25 @@ def select(
     return pool.take(chosen[retrieval])
 
 
+def _best_first(source_ids: Int64Array, target_ids: Int64Array, margin: Float32Array) -> IndexArray:
+    """Sort by margin descending (NaN last), then source id, then target id.
+
+    Pairs that are in the order of their ids already, as those of `candidates` mostly are, need one sort of numbers that
+    hold a margin and a position. It is many times faster than three stable sorts in turn.
+    """
+    by_source = source_ids[1:] > source_ids[:-1]
+    in_order = by_source | ((source_ids[1:] == source_ids[:-1]) & (target_ids[1:] >= target_ids[:-1]))
+    if margin.dtype != np.float32 or len(margin) >= 2**32 or not in_order.all():
+        return np.lexsort((target_ids, source_ids, -margin))
+    bits = (margin + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
+    # The bits of positive numbers ascend with the number, those of negative ones descend.
+    descending = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    descending[np.isnan(margin)] = 0xFFFFFFFF
+    keys = (descending.astype(np.uint64) << np.uint64(32)) | np.arange(len(margin), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
+
+
 def _check_distinct(neighbours: Neighbours, row_ids: Int64Array, side: str) -> None:
     """Refuse a neighbour that counts twice in a mean: every margin of its row would be another one."""
     ids_NK = np.sort(neighbours.ids, axis=1)
@@ -197,18 +218,37 @@ def _first_of_each(ids: Int64Array, allowed: BoolArray) -> IndexArray:
 
 
 def _greedy(pool: Candidates) -> IndexArray:
-    _, source_index = np.unique(pool.source_ids, return_inverse=True)
-    _, target_index = np.unique(pool.target_ids, return_inverse=True)
-    source_taken, target_taken = bytearray(len(pool)), bytearray(len(pool))
+    """Take each pair, best first, whose sentences are both free.
+
+    A pair that is the best one left of both its sentences is taken whatever happens to the others. So all of these are
+    taken at once, round by round; few rounds settle nearly everything, and the rest is gone through one by one.
+    """
+    _, source = np.unique(pool.source_ids, return_inverse=True)
+    _, target = np.unique(pool.target_ids, return_inverse=True)
+    left = np.arange(len(pool))
+    free = [np.ones(len(pool), dtype=bool) for _ in range(2)]
+    first = [np.zeros(len(pool), dtype=np.intp) for _ in range(2)]
     chosen = []
-    for position, (source, target) in enumerate(zip(source_index.tolist(), target_index.tolist(), strict=True)):
-        if not (source_taken[source] or target_taken[target]):
-            source_taken[source] = target_taken[target] = 1
-            chosen.append(position)
-    return np.array(chosen, dtype=np.intp)
+    for _ in range(_ROUNDS):
+        sides = source[left], target[left]
+        for side, best in zip(sides, first, strict=True):
+            best[side[::-1]] = left[::-1]  # the last one assigned is the first one in order
+        taken = left[(first[0][sides[0]] == left) & (first[1][sides[1]] == left)]
+        chosen.append(taken)
+        free[0][source[taken]] = free[1][target[taken]] = False
+        left = left[free[0][sides[0]] & free[1][sides[1]]]
+        if not left.size:
+            break
+    source_free, target_free = (bytearray(side.tobytes()) for side in free)
+    rest = []
+    for position, one, other in zip(left.tolist(), source[left].tolist(), target[left].tolist(), strict=True):
+        if source_free[one] and target_free[other]:
+            source_free[one] = target_free[other] = 0
+            rest.append(position)
+    return np.sort(np.concatenate([*chosen, np.array(rest, dtype=np.intp)]))
 
 
-def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> IndexArray:
+def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> Int64Array:
     """Find the row of each id in `known_ids`, which need not be sorted.
 
     Args:
@@ -218,13 +258,18 @@ def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> IndexArray:
 
     Raises: ValueError for an id that is not known.
     """
-    order = np.argsort(known_ids)
-    place = np.searchsorted(known_ids, ids, sorter=order)
-    known = place < known_ids.size
-    known[known] = known_ids[order[place[known]]] == ids[known]
+    if known_ids.size and bool((known_ids[1:] - known_ids[:-1] == 1).all()):
+        rows = ids - known_ids[0]
+        known = (rows >= 0) & (rows < known_ids.size)
+    else:
+        order = np.argsort(known_ids)
+        place = np.searchsorted(known_ids, ids, sorter=order)
+        known = place < known_ids.size
+        known[known] = known_ids[order[place[known]]] == ids[known]
+        rows = order[np.minimum(place, known_ids.size - 1)] if known_ids.size else place
     if not known.all():
         raise ValueError(
             f"candidates: neighbour {ids[~known][0]} is not among the {known_ids.size} {side} ids; "
             "pass the ids that the search was given"
         )
-    return order[place]
+    return rows

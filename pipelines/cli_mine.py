@@ -26,11 +26,21 @@ _STAGES = ("encode", "search", "select")
 @click.option("--source-lang", required=True, metavar="CODE", help="Language of SOURCE, as in de.")
 @click.option("--target-lang", required=True, metavar="CODE", help="Language of TARGET, as in en.")
 @click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="TSV to write; - is stdout.")
+@click.option(
+    "--suspicious", metavar="FILE", help="TSV of pairs with a doubtful margin: margin, cosine, reasons, both texts."
+)
 @sentence_limit_option("Leave out longer sentences.")
 @device_option
 @stage_options(_STAGES, APPROXIMATE_ONLY)
 def mine(
-    source: str, target: str, source_lang: str, target_lang: str, output: str, max_sentence_chars: int, **given: Any
+    source: str,
+    target: str,
+    source_lang: str,
+    target_lang: str,
+    output: str,
+    suspicious: str | None,
+    max_sentence_chars: int,
+    **given: Any,
 ) -> None:
     """Mine translations from two files of sentences, one a line; - is stdin, .gz and .zst are read.
 
@@ -39,8 +49,9 @@ def mine(
     langs = (languages.resolve(source_lang), languages.resolve(target_lang))
     settings = build_settings({}, overrides(_STAGES, given))
     from emsmine.encoder.registry import load_encoder
-    from emsmine.pipelines.mine import mine_files, write_tsv
+    from emsmine.pipelines.mine import check_outputs, mine_files, write_pairs
 
+    check_outputs(output, suspicious)
     mined = mine_files(
         source,
         target,
@@ -50,7 +61,7 @@ def mine(
         settings=settings.select,
         max_chars=max_sentence_chars,
     )
-    write_tsv(mined.pairs, output)
+    write_pairs(mined.pairs, output, suspicious)
     for name, number in mined.counts.items():
         logger.info("%-24s %10s", name, f"{number:,}")
 

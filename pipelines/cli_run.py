@@ -28,10 +28,20 @@ def _settings(
 
     saved = output / CONFIG_NAME
     base = read_config(Path(config)) if config else read_config(saved) if saved.exists() else {}
-    settings = build_settings(base, overrides(STAGE_NAMES, given), inputs=inputs, pairs=parse_pairs(list(pairs)))
+    settings = build_settings(
+        base,
+        overrides(STAGE_NAMES, given),
+        inputs=inputs,
+        pairs=parse_pairs(list(pairs)),
+        reuse=given.get("reuse"),
+    )
     # Absolute, so that the saved settings mean the same files from wherever the run is continued.
-    absolute = tuple(path if "://" in path else os.path.abspath(path) for path in settings.inputs)
-    return dataclasses.replace(settings, inputs=absolute)
+    absolute = tuple(map(_absolute, settings.inputs))
+    return dataclasses.replace(settings, inputs=absolute, reuse=settings.reuse and _absolute(settings.reuse))
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
@@ -60,6 +70,9 @@ _output = click.option(
 )
 _config = click.option("-c", "--config", metavar="FILE", help="TOML settings; flags win over it.")
 _pairs = click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs, as in de-en,en-zh.")
+_reuse = click.option(
+    "--reuse", metavar="DIR", help="Earlier run whose results are taken over where they are still right; '' for none."
+)
 _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and redo a stage and all later ones.")
 
 
@@ -68,6 +81,7 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 @_output
 @_pairs
 @_config
+@_reuse
 @_redo
 @click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
@@ -99,7 +113,7 @@ def _stage_command(name: str) -> click.Command:
         _run(_settings(folder, config, inputs, pairs, given), folder, [name], given)
 
     command.__doc__ = f"Run the stage {name} on a run directory that holds the results of the stages before it."
-    for decorate in (stage_options([name]), device_option, workers_option, _redo, _config, _pairs, _output):
+    for decorate in (stage_options([name]), device_option, workers_option, _redo, _reuse, _config, _pairs, _output):
         command = decorate(command)
     if takes_inputs:
         command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)

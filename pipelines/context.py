@@ -193,18 +193,23 @@ class TaskContext:
         except FileNotFoundError:
             good, found = False, "no file"
         if not good:
-            stage = layout.stage_that_made(self._root, ref.path)
             raise CorruptOutputError(
                 f"{self.spec.task_id}: {path} does not match its manifest: SHA-256 expected {ref.sha256[:12]}, "
-                f"found {found[:12]}; rerun the stage that made it with --redo {stage}"
+                f"found {found[:12]}; {self._remedy(ref)}"
             )
         return path
+
+    def _remedy(self, ref: FileRef) -> str:
+        """Say what to do about a damaged file; one by its absolute path belongs to another run."""
+        if Path(ref.path).is_absolute():
+            return "it belongs to an earlier run that is reused: repair that run, or do without it (--reuse '')"
+        return f"rerun the stage that made it with --redo {layout.stage_that_made(self._root, ref.path)}"
 
     def _check_rows(self, ref: FileRef, found: int) -> None:
         if found != ref.rows:
             raise CorruptOutputError(
                 f"{self.spec.task_id}: {self._root / ref.path} has {found} rows, its manifest says {ref.rows}; "
-                f"rerun the stage that made it with --redo {layout.stage_that_made(self._root, ref.path)}"
+                f"{self._remedy(ref)}"
             )
 
     # ---- writing ----

@@ -1,5 +1,6 @@
 """Evaluate an encoder on files with the functions that mine: Tatoeba, BUCC, and mined pairs against gold pairs."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from emsmine.mining.retrieve import select
 from emsmine.mining.text import dedup_key, sanitise
 from emsmine.pipelines.mine import collect, mine_sides, read_lines
 from emsmine.pipelines.settings import SelectSettings
+
+logger = logging.getLogger(__name__)
 
 _MAX_CHARS = 10_000
 
@@ -40,16 +43,19 @@ def find_tatoeba(folder: Path, wanted: Sequence[str], *, all_of_them: bool = Fal
     Raises:
         InputError: no set is found, or one is missing.
     """
-    sets = []
+    sets, unknown = [], []
     for english in sorted(folder.rglob("tatoeba.*-eng.eng")):
         code = english.name.split(".")[1].removesuffix("-eng")
         try:
             lang = languages.resolve(code)
         except LanguageError:
+            unknown.append(code)
             continue
         foreign = english.with_name(f"tatoeba.{code}-eng.{code}")
         if foreign.exists() and (not wanted or lang in wanted):
             sets.append(TatoebaSet(lang, foreign, english))
+    if unknown:
+        logger.warning("eval: left out %d sets in %s, no known language: %s", len(unknown), folder, ", ".join(unknown))
     if not sets:
         raise InputError(f"eval: {folder} holds no tatoeba.<xxx>-eng.<xxx> and .eng files of the wanted languages")
     missing = sorted(set(wanted) - {item.lang for item in sets})

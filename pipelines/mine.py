@@ -15,11 +15,13 @@ import numpy.typing as npt
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
 from emsmine.lines import unpacked_lines
-from emsmine.mining.knn import search_both
+from emsmine.mining.knn import Neighbours, search_both
 from emsmine.mining.retrieve import Candidates, candidates, select
+from emsmine.mining.suspicion import suspicion
 from emsmine.mining.text import dedup_key, sanitise
 from emsmine.pipelines.readers import open_binary
 from emsmine.pipelines.settings import SelectSettings
+from emsmine.pipelines.suspicious import counters_of
 
 _BATCH = 8192
 
@@ -97,6 +99,33 @@ def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArra
     return np.ascontiguousarray(vectors[usable]), usable
 
 
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """The neighbours of both sides; ids are numbers in `texts`, which not every text has a vector for."""
+
+    forward: Neighbours
+    backward: Neighbours
+    source_ids: npt.NDArray[np.int64]
+    target_ids: npt.NDArray[np.int64]
+
+    def neighbours(self) -> tuple[Neighbours, Neighbours, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return what `candidates` and `suspicion` take."""
+        return self.forward, self.backward, self.source_ids, self.target_ids
+
+
+def _search_sides(encoder: Encoder, source: SentenceList, target: SentenceList, k: int) -> _Searched:
+    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
+    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids)
+    return _Searched(forward, backward, left_ids, right_ids)
+
+
+def _unusable(searched: _Searched, source: SentenceList, target: SentenceList) -> dict[str, int]:
+    return {
+        "source": len(source.texts) - len(searched.source_ids),
+        "target": len(target.texts) - len(searched.target_ids),
+    }
+
+
 def mine_sides(
     encoder: Encoder, source: SentenceList, target: SentenceList, *, k: int, margin: str
 ) -> tuple[Candidates, dict[str, int]]:
@@ -105,17 +134,26 @@ def mine_sides(
     Returns:
         The candidates and the number of sentences without a usable vector, per side.
     """
-    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
-    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids)
-    unusable = {"source": len(source.texts) - len(left_ids), "target": len(target.texts) - len(right_ids)}
-    return candidates(forward, backward, left_ids, right_ids, margin=margin), unusable
+    searched = _search_sides(encoder, source, target, k)
+    return candidates(*searched.neighbours(), margin=margin), _unusable(searched, source, target)
+
+
+@dataclass(frozen=True)
+class MinedPair:
+    """A pair, with the reasons for which it is suspicious, joined by commas; "" for most pairs."""
+
+    margin: float
+    cosine: float
+    suspicious: str
+    source: str
+    target: str
 
 
 @dataclass(frozen=True)
 class Mined:
     """Mined pairs, best first, and what was left out on the way."""
 
-    pairs: list[tuple[float, str, str]]
+    pairs: list[MinedPair]
     counts: dict[str, int]
 
 
@@ -137,34 +175,73 @@ def mine_files(
     """
     if source_path == target_path == "-":
         raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
-    sides = [
+    source, target = (
         collect(read_lines(path), lang, max_chars) for path, lang in zip((source_path, target_path), langs, strict=True)
-    ]
+    )
+    named = {"source": (source_path, source), "target": (target_path, target)}
     counts = {
         f"{name}.{reason}": number
-        for name, side in zip(("source", "target"), sides, strict=True)
+        for name, (_, side) in named.items()
         for reason, number in {"sentences": len(side.texts), **side.dropped}.items()
     }
-    for name, path, side in zip(("source", "target"), (source_path, target_path), sides, strict=True):
+    for name, (path, side) in named.items():
         if not side.texts:
             raise InputError(
                 f"mine: {name} {path} has no usable sentence ({side.dropped or 'it is empty'}); nothing to mine"
             )
-    pool, unusable = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin)
+    searched = _search_sides(encoder, source, target, k)
+    pool = candidates(*searched.neighbours(), margin=settings.margin)
     chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
+    marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=settings.threshold).labels()
+    unusable = _unusable(searched, source, target)
     counts |= {f"{name}.no_vector": number for name, number in unusable.items() if number}
-    counts |= {"candidates": len(pool), "pairs": len(chosen)}
-    rows = zip(chosen.margin.tolist(), chosen.source_ids.tolist(), chosen.target_ids.tolist(), strict=True)
-    return Mined([(m, sides[0].texts[s], sides[1].texts[t]) for m, s, t in rows], counts)
+    counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
+    columns = (chosen.margin, chosen.cosine, chosen.source_ids, chosen.target_ids)
+    rows = zip(marks, *(column.tolist() for column in columns), strict=True)
+    return Mined([MinedPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows], counts)
 
 
-def write_tsv(pairs: Sequence[tuple[float, str, str]], output: str) -> None:
-    """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`."""
-    text = "".join(f"{margin:.6f}\t{source}\t{target}\n" for margin, source, target in pairs)
+def write_pairs(pairs: Sequence[MinedPair], output: str, listing: str | None = None) -> None:
+    """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`.
+
+    Args:
+        pairs: best first.
+        output: file of all pairs.
+        listing: file of the suspicious ones among them, with the columns of a run's listing: margin, cosine, reasons,
+            source, target. Empty if there are none.
+    """
+    text = "".join(f"{pair.margin:.6f}\t{pair.source}\t{pair.target}\n" for pair in pairs)
     write_bytes(text.encode("utf-8"), output, "mine")
+    if listing is not None:
+        marked = "".join(
+            f"{pair.margin:.6f}\t{pair.cosine:.6f}\t{pair.suspicious}\t{pair.source}\t{pair.target}\n"
+            for pair in pairs
+            if pair.suspicious
+        )
+        write_bytes(marked.encode("utf-8"), listing, "mine", "--suspicious")
 
 
-def write_bytes(content: bytes, output: str, command: str) -> None:
+def check_outputs(output: str, listing: str | None) -> None:
+    """Refuse outputs that cannot be written, before the work.
+
+    Raises:
+        ConfigError: the folder of a file does not exist, or both outputs are one.
+    """
+    _check_folder(output, "mine", "--output")
+    if listing is None:
+        return
+    _check_folder(listing, "mine", "--suspicious")
+    if output == listing or ("-" not in (output, listing) and Path(output).resolve() == Path(listing).resolve()):
+        raise ConfigError(f"mine: --output and --suspicious are both {listing}; give each a file of its own")
+
+
+def _check_folder(output: str, command: str, option: str) -> None:
+    folder = Path(output).parent
+    if output != "-" and not folder.is_dir():
+        raise ConfigError(f"{command}: folder {folder} of {option} {output} does not exist; create it first")
+
+
+def write_bytes(content: bytes, output: str, command: str, option: str = "--output") -> None:
     """Write what a command made to a file (atomically) or to stdout for `-`.
 
     Raises:
@@ -176,7 +253,5 @@ def write_bytes(content: bytes, output: str, command: str) -> None:
         return
     from emsmine.pipelines.files import new_attempt, write_atomically
 
-    path = Path(output)
-    if not path.parent.is_dir():
-        raise ConfigError(f"{command}: folder {path.parent} of --output {output} does not exist; create it first")
-    write_atomically(path, content, new_attempt())
+    _check_folder(output, command, option)
+    write_atomically(Path(output), content, new_attempt())

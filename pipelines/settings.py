@@ -132,11 +132,13 @@ STAGE_SETTINGS: dict[str, type[Any]] = {
 class Settings:
     """All settings that decide the result of a run.
 
-    `inputs` are paths or URLs in the order given; `pairs` canonical, alphabetical, sorted.
+    `inputs` are paths or URLs in the order given; `pairs` canonical, alphabetical, sorted; `reuse` is the directory of
+    an earlier run whose results are taken over, or "".
     """
 
     inputs: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    reuse: str = ""
     ingest: IngestSettings = IngestSettings()
     dedup: DedupSettings = DedupSettings()
     langid: LangidSettings = LangidSettings()
@@ -213,18 +215,20 @@ def build_settings(
     *,
     inputs: tuple[str, ...] = (),
     pairs: tuple[tuple[str, str], ...] = (),
+    reuse: str | None = None,
 ) -> Settings:
     """Combine a parsed TOML configuration with overrides.
 
     Args:
-        base: tables per stage, `inputs` and `pairs` at the top; unknown keys are errors.
+        base: tables per stage, `inputs`, `pairs` and `reuse` at the top; unknown keys are errors.
         overrides: stage → name → value; win over `base`.
         inputs: win over `base["inputs"]` if not empty.
         pairs: win over `base["pairs"]` if not empty.
+        reuse: wins over `base["reuse"]` if not None; "" takes nothing over.
     """
-    unknown = sorted(set(base) - {*STAGE_SETTINGS, "inputs", "pairs"})
+    unknown = sorted(set(base) - {*STAGE_SETTINGS, "inputs", "pairs", "reuse"})
     if unknown:
-        known = ", ".join(["inputs", "pairs", *STAGE_SETTINGS])
+        known = ", ".join(["inputs", "pairs", "reuse", *STAGE_SETTINGS])
         raise ConfigError(f"config: unknown table or key {', '.join(unknown)}; known: {known}")
     stages = {}
     for stage, kind in STAGE_SETTINGS.items():
@@ -243,8 +247,14 @@ def build_settings(
         value = base.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ConfigError(f"config: {key} must be a list of strings, got {value!r}")
+    reused = base.get("reuse", "") if reuse is None else reuse
+    if not isinstance(reused, str):
+        raise ConfigError(f"config: reuse must be the directory of an earlier run as a string, got {reused!r}")
     return Settings(
-        inputs=inputs or tuple(base.get("inputs", ())), pairs=pairs or parse_pairs(base.get("pairs", [])), **stages
+        inputs=inputs or tuple(base.get("inputs", ())),
+        pairs=pairs or parse_pairs(base.get("pairs", [])),
+        reuse=reused,
+        **stages,
     )
 
 
@@ -266,6 +276,7 @@ def to_toml(settings: Settings) -> str:
     """Write settings as TOML that `read_config` and `build_settings` read back to equal settings."""
     pairs = ["-".join(pair) for pair in settings.pairs]
     lines = [f"inputs = {_toml(list(settings.inputs))}", f"pairs = {_toml(pairs)}"]
+    lines += [f"reuse = {_toml(settings.reuse)}"] if settings.reuse else []
     for stage in STAGE_SETTINGS:
         lines.append(f"\n[{stage}]")
         lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(getattr(settings, stage)).items()]

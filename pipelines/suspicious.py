@@ -18,9 +18,15 @@ _LISTING = ".suspicious.tsv"
 
 
 def count_suspicious(task: TaskContext, labels: Iterable[str]) -> None:
-    """Count the pairs by reason, in the manifest of the task; a pair with two reasons counts for both."""
-    for reason, number in Counter(reason for label in labels if label for reason in label.split(",")).items():
-        task.counter(_COUNTER + reason, number)
+    """Count the pairs by reason, in the manifest of the task."""
+    for name, number in counters_of(labels).items():
+        task.counter(name, number)
+
+
+def counters_of(labels: Iterable[str]) -> dict[str, int]:
+    """Return the number of pairs per counter, `suspicious.<reason>`; a pair with two reasons counts for both."""
+    reasons = Counter(reason for label in labels if label for reason in label.split(","))
+    return {_COUNTER + reason: number for reason, number in sorted(reasons.items())}
 
 
 def suspicious_counts(counters: Mapping[str, int | float]) -> dict[str, int]:

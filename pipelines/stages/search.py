@@ -6,19 +6,26 @@ Approximate: `tile` has a task per direction and shard of queries, which searche
 scored before the merge, and the number of shards changes no result.
 
 `sample` and `audit` have tasks for pairs that are searched approximately only: they tune the search before it starts,
-and measure it afterwards.
+and measure it afterwards. `reuse` has tasks if there is an earlier run to reuse (`reuse_neighbours`).
 """
+
+import logging
+
+import numpy as np
 
 from emsmine.errors import CorruptOutputError
 from emsmine.mining.faiss_search import search_both_flat
-from emsmine.mining.knn import merge, search_both
+from emsmine.mining.knn_incremental import Ranked, merge_ranked, search_both_new, search_both_ranked
 from emsmine.pipelines.approximate import run_audit, run_queries, run_sample
 from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, write_neighbours
+from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, read_ranked, write_neighbours, write_ranked
+from emsmine.pipelines.reuse_neighbours import held_rows, plan_reuse, run_reuse
 from emsmine.pipelines.schemas import embeddings_metadata, read_embeddings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
 from emsmine.pipelines.stages.index import approximate_pairs
 from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DIRECTIONS", "STAGE", "read_neighbours", "write_neighbours"]
 
@@ -63,16 +70,20 @@ def plan_tile(step: Step, context: PlanContext) -> list[TaskSpec]:
     """Exact: one task for each two shards. Approximate: one for each direction and shard of queries."""
     specs = []
     approximate = approximate_pairs(context)
+    held = {ref.path: ref for ref in context.store.outputs("search", "reuse", "held")}
     for source, target in context.settings.pairs:
         if (source, target) in approximate:
             continue
+        folder = pair_folder((source, target))
         indexes = tuple(ref for lang in (source, target) for ref in _index(context, lang))
         for i, left in enumerate(_embeddings(context, source)):
             for j, right in enumerate(_embeddings(context, target)):
-                partition = f"{pair_folder((source, target))}/{shard_name(i)}-{shard_name(j)}"
+                partition = f"{folder}/{shard_name(i)}-{shard_name(j)}"
                 engine = "faiss-flat" if context.settings.index.engine == "faiss-flat" else "exact"
                 params = {**context.settings.params("search", "k"), "engine": engine}
-                specs.append(step.spec(params, (left, right, *indexes), partition))
+                names = (f"held/{folder}/{DIRECTIONS[0]}-{shard_name(i)}.parquet", f"held/{folder}/{DIRECTIONS[1]}-{shard_name(j)}.parquet")
+                lists = tuple(held[name] for name in names if name in held)
+                specs.append(step.spec(params, (left, right, *indexes, *lists), partition))
     directions = _directions(context)
     tuned = {ref.path: ref for ref in context.store.outputs("search", "sample", "tuning")} if directions else {}
     for folder, direction, query, base in directions:
@@ -98,12 +109,19 @@ def run_tile(task: TaskContext) -> None:
         )
     ids = [table["sentence_id"].to_numpy() for table in tables]
     source, target = (read_embeddings(table) for table in tables)
-    search = search_both_flat if task.spec.param("engine", str) == "faiss-flat" else search_both
-    found = search(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
+    held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
+    if task.spec.param("engine", str) == "faiss-flat":
+        flat = search_both_flat(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
+        found = Ranked.unsure(flat[0]), Ranked.unsure(flat[1])
+    elif held:
+        is_held = [held_rows(task, ref, rows) for ref, rows in zip(held, ids, strict=True)]
+        found = search_both_new(source, target, k, ids[0], ids[1], *is_held)
+    else:
+        found = search_both_ranked(source, target, k, ids[0], ids[1])
     pair, tile = task.spec.partition.split("/")
-    for direction, rows, neighbours in zip(DIRECTIONS, ids, found, strict=True):
+    for direction, rows, ranked in zip(DIRECTIONS, ids, found, strict=True):
         task.count_in(len(rows))
-        write_neighbours(task, f"tiles/{pair}", f"{direction}-{tile}", rows, neighbours, k)
+        write_ranked(task, f"tiles/{pair}", f"{direction}-{tile}", rows, ranked, k)
 
 
 def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -112,6 +130,7 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
     for pair in context.settings.pairs:
         folder = pair_folder(pair)
         tiles = context.store.outputs("search", "tile", f"tiles/{folder}")
+        held = {shard_of(ref): ref for ref in context.store.outputs("search", "reuse", f"held/{folder}")}
         for side, direction in enumerate(DIRECTIONS):
             groups: dict[str, list[FileRef]] = {}
             for ref in tiles:
@@ -120,18 +139,27 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
                 if kind == direction:
                     groups.setdefault(shards[side], []).append(ref)
             for shard, refs in sorted(groups.items()):
-                specs.append(step.spec({}, tuple(refs), f"{folder}/{direction}-{shard}"))
+                name = f"{direction}-{shard}"
+                lists = [held[name]] if name in held else []
+                specs.append(step.spec({}, (*refs, *lists), f"{folder}/{name}"))
     return specs
 
 
 def run_merge(task: TaskContext) -> None:
     """Merge the neighbours that the sentences of one shard have in all shards of the other side."""
-    parts = [read_neighbours(task, ref) for ref in task.spec.inputs]
+    held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
+    parts = [read_ranked(task, ref) for ref in task.spec.inputs if ref not in held]
     rows = parts[0][0]
-    merged = merge([neighbours for _, neighbours in parts])
+    lists = [ranked for _, ranked in parts]
+    for ref in held:
+        known, ranked = read_ranked(task, ref)
+        lists.append(ranked.spread(np.searchsorted(rows, known), len(rows)))
+        task.counter("reused_lists", len(known))
+        task.counter("searched_lists", len(rows) - len(known))
+    merged = merge_ranked(lists)
     task.count_in(len(rows))
     pair, name = task.spec.partition.split("/")
-    write_neighbours(task, f"neighbours/{pair}", name, rows, merged, merged.k)
+    write_ranked(task, f"neighbours/{pair}", name, rows, merged, merged.neighbours.k)
 
 
 def plan_audit(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -151,8 +179,9 @@ STAGE = Stage(
     "searched vectors",
     (
         Step("search", "sample", 1, plan_sample, run_sample),
-        Step("search", "tile", 2, plan_tile, run_tile),
-        Step("search", "merge", 1, plan_merge, run_merge),
+        Step("search", "reuse", 1, plan_reuse, run_reuse),
+        Step("search", "tile", 3, plan_tile, run_tile),
+        Step("search", "merge", 2, plan_merge, run_merge),
         Step("search", "audit", 1, plan_audit, run_audit),
     ),
 )

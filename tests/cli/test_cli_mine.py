@@ -108,6 +108,21 @@ def test_k_may_exceed_the_corpus(sides: tuple[Path, Path], k: int) -> None:
     assert mine(*sides, "--k", k)
 
 
+def test_suspicious_pairs_are_counted_and_listed_on_demand(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    listing = tmp_path / "suspicious.tsv"
+    result = kit.emsmine("mine", *sides, *LANGS, "--threshold", "1.0", "--k", "1000", "--suspicious", listing)
+    assert result.code == 0, result.err
+    rows = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
+    # Every sentence has fewer than 1,000 neighbours.
+    assert [(float(row[0]), row[3], row[4]) for row in rows] == table(result.out)
+    assert all("few_neighbours" in row[2].split(",") for row in rows)
+    counted = dict(line.split() for line in result.err.splitlines() if line.startswith(("suspicious", "pairs")))
+    assert counted["suspicious.few_neighbours"] == counted["pairs"] == str(len(rows))
+    quiet = kit.emsmine("mine", *sides, *LANGS, "--threshold", "1.0", "--suspicious", listing)
+    assert "suspicious.few_neighbours" not in quiet.err
+    assert listing.read_text(encoding="utf-8").count("few_neighbours") == 0
+
+
 def test_one_sentence_a_side(tmp_path: Path) -> None:
     for name, text in (("a", GERMAN[2]), ("b", ENGLISH[2])):
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -132,6 +147,8 @@ def test_wrong_use(sides: tuple[Path, Path], tmp_path: Path) -> None:
         ([*sides, *LANGS, "--k", "0"], 2, ["search.k"]),
         ([*sides, *LANGS, "-o", tmp_path / "no" / "out.tsv"], 2, [str(tmp_path / "no"), "create"]),
         ([*sides, *LANGS, "-o", tmp_path], 1, [str(tmp_path)]),
+        ([*sides, *LANGS, "--suspicious", tmp_path / "no" / "s.tsv"], 2, ["--suspicious", "create"]),
+        ([*sides, *LANGS, "--suspicious", "-"], 2, ["--suspicious", "a file of its own"]),
     ]
     for args, code, words in cases:
         result = kit.emsmine("mine", *args)

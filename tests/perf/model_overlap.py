@@ -3,7 +3,9 @@
 Needs `../shared/data` beside the repository. Takes about ten minutes of processor time; writes a JSON file that
 `model_report.py` turns into tables.
 
-Usage: python tests/perf/model_overlap.py OUTPUT.json
+Usage: python tests/perf/model_overlap.py OUTPUT.json [PAIRS]
+
+`PAIRS` is a folder of training files in place of `../shared/data/train`, such as the one that `model_data.py` writes.
 """
 
 import json
@@ -119,7 +121,12 @@ class EnglishSide:
         return self._near[text]
 
 
-def count_language(code: str, test: TestPairs, english: EnglishSide) -> dict[str, Any]:
+def training_file(folder: Path, code: str) -> Path:
+    """Return the training file of a language, compressed or not."""
+    return next(path for path in sorted(folder.glob(f"{code}-en.tsv*")) if path.suffix in (".tsv", ".zst"))
+
+
+def count_language(path: Path, code: str, test: TestPairs, english: EnglishSide) -> dict[str, Any]:
     """Compare the training pairs of a language with the test; fills `test.nearest`, returns counts."""
     index = OverlapIndex(test.foreign, languages.resolve(code), threshold=THRESHOLDS[0])
     rows_of: dict[int, list[int]] = {}
@@ -128,7 +135,7 @@ def count_language(code: str, test: TestPairs, english: EnglishSide) -> dict[str
     nearest = {side: [0.0] * len(test.foreign) for side in ("foreign", "english", "translation")}
     counts: Counter[str] = Counter()
     sources: Counter[str] = Counter()
-    for line in lines_with_tabs(DATA / "train" / f"{code}-en.tsv.zst"):
+    for line in lines_with_tabs(path):
         left, right, source = line.split("\t")[:3]
         in_foreign, in_english = index.near(left), english.near(right)
         same = {
@@ -153,14 +160,15 @@ def count_language(code: str, test: TestPairs, english: EnglishSide) -> dict[str
 
 def main() -> None:
     """Compare every training file with every test set and write what was found."""
-    codes = sorted(path.name.removesuffix("-en.tsv.zst") for path in (DATA / "train").glob("*-en.tsv.zst"))
-    with tempfile.TemporaryDirectory() as folder:
-        tests = read_tests(codes, unpack_tatoeba(Path(folder)))
+    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else DATA / "train"
+    codes = sorted(path.name.partition("-en.tsv")[0] for path in folder.glob("*-en.tsv*"))
+    with tempfile.TemporaryDirectory() as tatoeba:
+        tests = read_tests(codes, unpack_tatoeba(Path(tatoeba)))
     english = EnglishSide(tests)
     result: dict[str, dict[str, Any]] = {}
     for code in codes:
         started = time.process_time()
-        result[code] = count_language(code, tests[code], english)
+        result[code] = count_language(training_file(folder, code), code, tests[code], english)
         print(f"{code} {result[code]['counts']} {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
     for code, test in tests.items():
         test.nearest["any_english"] = [english.nearest[english.row_of[text]] for text in test.english]

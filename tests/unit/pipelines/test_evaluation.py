@@ -62,6 +62,13 @@ def test_two_sets_of_one_language_are_both_reported(tmp_path: Path) -> None:
     assert (found["languages"], found["mean"]) == (2, 50)
 
 
+def test_tatoeba_sets_of_no_known_language_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tatoeba(tmp_path, "deu", ["0"], ["0"])
+    tatoeba(tmp_path, "xyz1", ["0"], ["0"])
+    assert [item.lang for item in find_tatoeba(tmp_path, [])] == ["deu_Latn"]
+    assert caplog.messages == [f"eval: left out 1 sets in {tmp_path}, no known language: xyz1"]
+
+
 def test_missing_tatoeba_sets(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no tatoeba"):
         find_tatoeba(tmp_path / "no", [])

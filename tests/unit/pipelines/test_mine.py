@@ -9,7 +9,7 @@ import zstandard
 from pipeline_kit import AngleEncoder
 
 from emsmine.errors import ConfigError, InputError
-from emsmine.pipelines.mine import collect, encode_usable, mine_files, read_lines, write_tsv
+from emsmine.pipelines.mine import MinedPair, check_outputs, collect, encode_usable, mine_files, read_lines, write_pairs
 from emsmine.pipelines.settings import SelectSettings
 
 
@@ -62,8 +62,8 @@ def test_sentences_without_a_vector_are_left_out() -> None:
 
 
 def mine(
-    tmp_path: Path, source: list[str], target: list[str], **settings: object
-) -> tuple[list[tuple[float, str, str]], dict[str, int]]:
+    tmp_path: Path, source: list[str], target: list[str], k: int = 4, **settings: object
+) -> tuple[list[MinedPair], dict[str, int]]:
     for name, lines in (("s", source), ("t", target)):
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     chosen = SelectSettings(**{"margin": "absolute", "threshold": 0.9, "cosine_floor": -1.0, **settings})  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def mine(
         str(tmp_path / "t"),
         ("deu_Latn", "eng_Latn"),
         AngleEncoder(),
-        k=4,
+        k=k,
         settings=chosen,
         max_chars=99,
     )
@@ -82,8 +82,8 @@ def mine(
 def test_pairs_by_hand(tmp_path: Path) -> None:
     pairs, counts = mine(tmp_path, ["0 a", "90 b", "nothing", "0 a"], ["100 y", "10 x", "200 z", ""])
     # cos 10° for both pairs: equal margins are ordered by the place in the source.
-    assert [(source, target) for _, source, target in pairs] == [("0 a", "10 x"), ("90 b", "100 y")]
-    assert [margin for margin, _, _ in pairs] == pytest.approx([np.cos(np.deg2rad(10))] * 2, abs=1e-6)
+    assert [(pair.source, pair.target) for pair in pairs] == [("0 a", "10 x"), ("90 b", "100 y")]
+    assert [pair.margin for pair in pairs] == pytest.approx([np.cos(np.deg2rad(10))] * 2, abs=1e-6)
     assert counts == {
         "source.sentences": 3,
         "source.duplicate": 1,
@@ -92,6 +92,7 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
         "source.no_vector": 1,
         "candidates": 6,
         "pairs": 2,
+        "suspicious.few_neighbours": 2,
     }
 
 
@@ -114,8 +115,45 @@ def test_nothing_but_sentences_without_vectors_gives_no_pair(tmp_path: Path) -> 
     assert counts["source.no_vector"] == 1
 
 
-def test_tsv_is_written_whole_and_into_folders_that_exist(tmp_path: Path) -> None:
-    write_tsv([(1.25, "ä", "b"), (1.0, "c", "d")], str(tmp_path / "out.tsv"))
-    assert (tmp_path / "out.tsv").read_bytes() == "1.250000\tä\tb\n1.000000\tc\td\n".encode()
+def test_suspicious_pairs_are_marked_and_counted(tmp_path: Path) -> None:
+    # One pair fits its crowded neighbourhood; the other is 30° apart with nothing else near it.
+    crowd = [f"{degrees} c" for degrees in (0, 4, 8, 12, 16, 20)]
+    pairs, counts = mine(tmp_path, [*crowd, "120 a"], [*crowd, "150 b"], k=2, margin="ratio", threshold=1.02)
+    assert [(pair.source, pair.target) for pair in pairs if pair.suspicious] == [("120 a", "150 b")]
+    (lonely,) = (pair for pair in pairs if pair.suspicious)
+    assert lonely.suspicious == "low_cosine"
+    assert lonely.cosine == pytest.approx(np.cos(np.deg2rad(30)), abs=1e-6)
+    assert lonely.margin > 1.02
+    assert {name: number for name, number in counts.items() if "suspicious" in name} == {"suspicious.low_cosine": 1}
+
+
+def test_tsv_and_listing_are_written_whole(tmp_path: Path) -> None:
+    pairs = [
+        MinedPair(1.25, 0.5, "", "ä", "b"),
+        MinedPair(1.0, 0.25, "low_cosine,few_neighbours", "c", "d"),
+        MinedPair(0.75, 0.125, "low_cosine", "e", "f"),
+    ]
+    out, listing = tmp_path / "out.tsv", tmp_path / "listing.tsv"
+    write_pairs(pairs, str(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
+    write_pairs(pairs, str(out), str(listing))
+    assert out.read_bytes() == "1.250000\tä\tb\n1.000000\tc\td\n0.750000\te\tf\n".encode()
+    assert listing.read_bytes() == (
+        b"1.000000\t0.250000\tlow_cosine,few_neighbours\tc\td\n0.750000\t0.125000\tlow_cosine\te\tf\n"
+    )
+    write_pairs(pairs[:1], str(out), str(listing))
+    assert listing.read_bytes() == b""
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    there, missing = str(tmp_path / "out.tsv"), str(tmp_path / "no" / "out.tsv")
+    for output, listing in (("-", None), (there, None), (there, "-"), ("-", there), (there, f"{there}2")):
+        check_outputs(output, listing)
+    for output, listing, option in ((missing, None, "--output"), ("-", missing, "--suspicious")):
+        with pytest.raises(ConfigError, match=f"of {option} .* does not exist; create it"):
+            check_outputs(output, listing)
+    for output, listing in (("-", "-"), (there, there), (there, f"{tmp_path}/./out.tsv")):
+        with pytest.raises(ConfigError, match="a file of its own"):
+            check_outputs(output, listing)
     with pytest.raises(ConfigError, match="does not exist; create it"):
-        write_tsv([], str(tmp_path / "no" / "out.tsv"))
+        write_pairs([], missing)
