@@ -8,7 +8,9 @@ with their distractors. English counts whatever language it is paired with.
 Needs `../shared/data` beside the repository; takes about 40 minutes of processor time, in one process for each core.
 Writes `<xx>-en.tsv` files (text, English, source tag) and `report.json` with the counts.
 
-Usage: python tests/perf/model_data.py OUTPUT
+Usage: python tests/perf/model_data.py OUTPUT [CODE ...]
+
+With codes, such as `sw yo`, only these languages are prepared.
 """
 
 import json
@@ -122,6 +124,7 @@ def main() -> None:
     output = Path(sys.argv[1])
     output.mkdir(parents=True, exist_ok=True)
     codes = [path.name.removesuffix("-en.tsv.zst") for path in training_files()]
+    codes = [code for code in codes if len(sys.argv) == 2 or code in sys.argv[2:]]
     report: dict[str, Any] = {}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
