@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from emsmine import languages
-from emsmine.pipelines.cli_options import device_option, output_path, overrides, stage_options, workers_option
+from emsmine.pipelines.cli_options import (
+    device_option,
+    memory_option,
+    output_path,
+    overrides,
+    stage_options,
+    workers_option,
+)
 from emsmine.pipelines.settings import Settings, build_settings, parse_pairs, read_config
 from emsmine.pipelines.stages import STAGE_NAMES
 
@@ -54,6 +61,7 @@ def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[st
         runtime=Runtime(device=given["device"]),
         redo=redo,
         dry_run=bool(given.get("dry_run")),
+        max_memory_gb=given.get("max_memory_gb"),
     )
     run_stages(output, settings, stages, options)
 
@@ -86,6 +94,7 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 @click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
 @workers_option
+@memory_option
 @device_option
 @stage_options(STAGE_NAMES)
 def run(
@@ -115,6 +124,8 @@ def _stage_command(name: str) -> click.Command:
     command.__doc__ = f"Run the stage {name} on a run directory that holds the results of the stages before it."
     for decorate in (stage_options([name]), device_option, workers_option, _redo, _reuse, _config, _pairs, _output):
         command = decorate(command)
+    if name == "search":
+        command = memory_option(command)
     if takes_inputs:
         command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
     return click.command(name)(command)

@@ -23,6 +23,8 @@ class FunnelRow:
         rows_out: rows passed on.
         dropped: counts by reason.
         suspicious: rows among `rows_out` that are marked, by reason; a row may have two.
+        reused: where an earlier run was reused, rows taken over from it and rows made anew: `reused_vectors` and
+            `encoded_vectors`, `reused_lists` and `searched_lists`.
         samples: for exports, the suspicious pairs of the highest margin: margin, cosine, reason, source, target.
     """
 
@@ -33,6 +35,7 @@ class FunnelRow:
     dropped: dict[str, int] = field(default_factory=dict)
     suspicious: dict[str, int] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
+    reused: dict[str, int] = field(default_factory=dict)
 
     @property
     def adds_up(self) -> bool:
@@ -47,15 +50,18 @@ _HIDDEN = {
     ("index", "index"),
     ("index", "build"),
     ("search", "sample"),
+    ("search", "reuse"),
     ("search", "tile"),
-    ("search", "merge"),
 }
+_HIDDEN_UNLESS_REUSED = {("search", "merge")}
+_REUSED = ("reused_vectors", "encoded_vectors", "reused_lists", "searched_lists")
 _LABELS = {
     ("ingest", "read"): "records → documents",
     ("dedup", "apply"): "→ distinct documents",
     ("langid", "split"): "sentences → in wanted languages",
     ("langid", "distinct"): "→ distinct sentences",
     ("encode", "encode"): "→ vectors",
+    ("search", "merge"): "→ lists of neighbours",
     ("search", "audit"): "sampled neighbours → found",
     ("select", "select"): "candidates → chosen pairs",
     ("filter", "filter"): "→ kept pairs",
@@ -73,7 +79,8 @@ def funnel(store: Store) -> list[FunnelRow]:
     for name in STAGE_NAMES:
         for step in load_stage(name).steps:
             if (name, step.name) not in _HIDDEN and store.has_step(name, step.name):
-                rows += _rows_of_step(store, name, step.name)
+                found = _rows_of_step(store, name, step.name)
+                rows += [row for row in found if row.reused or (name, step.name) not in _HIDDEN_UNLESS_REUSED]
     if not rows:
         raise InputError(f"report: {store.root} holds no finished stage; run: emsmine run INPUT… --output DIR")
     return rows
@@ -85,10 +92,11 @@ def _rows_of_step(store: Store, stage: str, step: str) -> list[FunnelRow]:
     for manifest in store.manifests(stage, step):
         first = manifest.spec.partition.split("/")[0]
         group = first if "_" in first else ""
-        counts = groups.setdefault(group, [Counter(), Counter(), Counter()])
+        counts = groups.setdefault(group, [Counter(), Counter(), Counter(), Counter()])
         counts[0].update({"in": manifest.rows_in, "out": manifest.rows_out})
         counts[1].update(manifest.dropped)
         counts[2].update(suspicious_counts(manifest.counters))
+        counts[3].update({name: int(manifest.counters[name]) for name in _REUSED if name in manifest.counters})
         for output in manifest.outputs:
             if is_listing(output.path):
                 samples[group] = first_of_listing(store.root / output.path, _NUM_SAMPLES)
@@ -101,8 +109,9 @@ def _rows_of_step(store: Store, stage: str, step: str) -> list[FunnelRow]:
             dict(sorted(dropped.items())),
             dict(sorted(suspicious.items())),
             samples.get(group, []),
+            dict(reused),
         )
-        for group, (counts, dropped, suspicious) in sorted(groups.items())
+        for group, (counts, dropped, suspicious, reused) in sorted(groups.items())
     ]
 
 
@@ -110,7 +119,8 @@ def format_funnel(rows: list[FunnelRow]) -> str:
     """Lay the funnel out as text.
 
     Reasons stand under the rows that they were dropped from, most frequent first; then, in the column of rows that
-    came out, how many of those are suspicious. Samples of suspicious pairs stand at the end.
+    came out, how many of those are suspicious or taken over from an earlier run. Samples of suspicious pairs stand at
+    the end.
     """
     lines = [f"{'step':<42}{'':<10}{'in':>12}{'out':>12}{'dropped':>12}"]
     for row in rows:
@@ -122,6 +132,7 @@ def format_funnel(rows: list[FunnelRow]) -> str:
         by_count = sorted(row.dropped.items(), key=lambda item: (-item[1], item[0]))
         lines += [f"{'':<12}{reason:<50}{count:>26,}" for reason, count in by_count]
         lines += [f"{'':<12}{'suspicious: ' + reason:<40}{count:>24,}" for reason, count in row.suspicious.items()]
+        lines += [f"{'':<12}{name.replace('_', ' '):<40}{count:>24,}" for name, count in row.reused.items()]
     good = all(row.adds_up for row in rows)
     lines.append("every row is accounted for" if good else "ROWS ARE MISSING: this is a bug, please report it")
     for row in rows:

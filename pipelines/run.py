@@ -21,6 +21,7 @@ from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
 from emsmine.pipelines.lock import run_lock
 from emsmine.pipelines.plan_run import check_search
 from emsmine.pipelines.progress import Progress
+from emsmine.pipelines.reuse import adopt_finished, check_reuse
 from emsmine.pipelines.settings import Settings, to_toml
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
@@ -43,6 +44,8 @@ class RunOptions:
     redo: tuple[str, ...] = ()
     """Stages whose results are removed first, with those of all later stages."""
     dry_run: bool = False
+    max_memory_gb: float | None = None
+    """GiB that a search may take; None: what is available."""
 
 
 def execute(root: Path, runtime: Runtime, spec: TaskSpec) -> TaskReport:
@@ -68,6 +71,7 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         StaleOutputError: results of other settings or inputs are there and `redo` does not name their stage.
         TaskFailedError: tasks failed; those that ended well are kept.
     """
+    check_reuse(root, settings, stages, options.redo)
     check_settings(settings, stages, options)
     with run_lock(root, "run"):
         store = Store(root)
@@ -78,7 +82,7 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
             for name in STAGE_NAMES:
                 if name == "search" and name in stages and not options.dry_run:
-                    check_search(store, settings, options.workers)
+                    check_search(store, settings, options.workers, options.max_memory_gb)
                 if name in stages and not _run_stage(load_stage(name), context, options, _Workers(pool, run)):
                     return
         if not options.dry_run:
@@ -148,6 +152,8 @@ def _run_stage(stage: Stage, context: PlanContext, options: RunOptions, workers:
             continue
         if pending:
             _save_settings(context)
+        if pending and not options.redo:
+            pending = adopt_finished(context.store, context.settings, pending)
         _run_step(step, specs, pending, context, workers)
     return True
 

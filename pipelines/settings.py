@@ -79,8 +79,10 @@ class SearchSettings:
     """From embeddings to nearest neighbours in both directions."""
 
     k: int = setting(4, "neighbours per sentence and direction", low=1)
-    target_recall: float = setting(0.98, "recall that an approximate search is tuned to", low=0, high=1)
-    min_recall: float = setting(0.95, "recall below which an approximate search fails", low=0, high=1)
+    target_recall: float = setting(
+        0.95, "share of pairs that each direction of an approximate search is tuned to find", low=0, high=1
+    )
+    min_recall: float = setting(0.9, "share of pairs below which an approximate search fails", low=0, high=1)
     audit_queries: int = setting(1000, "queries per direction on which an approximate search is measured", low=1)
 
 

@@ -9,8 +9,6 @@ scored before the merge, and the number of shards changes no result.
 and measure it afterwards. `reuse` has tasks if there is an earlier run to reuse (`reuse_neighbours`).
 """
 
-import logging
-
 import numpy as np
 
 from emsmine.errors import CorruptOutputError
@@ -19,13 +17,12 @@ from emsmine.mining.knn_incremental import Ranked, merge_ranked, search_both_new
 from emsmine.pipelines.approximate import run_audit, run_queries, run_sample
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, read_ranked, write_neighbours, write_ranked
-from emsmine.pipelines.reuse_neighbours import held_rows, plan_reuse, run_reuse
+from emsmine.pipelines.plan_arithmetic import LISTS_AT_ONCE
+from emsmine.pipelines.reuse_neighbours import VERSIONS, held_files, held_positions, plan_reuse, run_reuse
 from emsmine.pipelines.schemas import embeddings_metadata, read_embeddings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
 from emsmine.pipelines.stages.index import approximate_pairs
 from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["DIRECTIONS", "STAGE", "read_neighbours", "write_neighbours"]
 
@@ -70,19 +67,18 @@ def plan_tile(step: Step, context: PlanContext) -> list[TaskSpec]:
     """Exact: one task for each two shards. Approximate: one for each direction and shard of queries."""
     specs = []
     approximate = approximate_pairs(context)
-    held = {ref.path: ref for ref in context.store.outputs("search", "reuse", "held")}
     for source, target in context.settings.pairs:
         if (source, target) in approximate:
             continue
-        folder = pair_folder((source, target))
+        held = held_files(context, (source, target))
         indexes = tuple(ref for lang in (source, target) for ref in _index(context, lang))
         for i, left in enumerate(_embeddings(context, source)):
             for j, right in enumerate(_embeddings(context, target)):
-                partition = f"{folder}/{shard_name(i)}-{shard_name(j)}"
+                partition = f"{pair_folder((source, target))}/{shard_name(i)}-{shard_name(j)}"
                 engine = "faiss-flat" if context.settings.index.engine == "faiss-flat" else "exact"
                 params = {**context.settings.params("search", "k"), "engine": engine}
-                names = (f"held/{folder}/{DIRECTIONS[0]}-{shard_name(i)}.parquet", f"held/{folder}/{DIRECTIONS[1]}-{shard_name(j)}.parquet")
-                lists = tuple(held[name] for name in names if name in held)
+                names = f"{DIRECTIONS[0]}-{shard_name(i)}", f"{DIRECTIONS[1]}-{shard_name(j)}"
+                lists = tuple(held[name] for name in names if held)
                 specs.append(step.spec(params, (left, right, *indexes, *lists), partition))
     directions = _directions(context)
     tuned = {ref.path: ref for ref in context.store.outputs("search", "sample", "tuning")} if directions else {}
@@ -114,8 +110,10 @@ def run_tile(task: TaskContext) -> None:
         flat = search_both_flat(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
         found = Ranked.unsure(flat[0]), Ranked.unsure(flat[1])
     elif held:
-        is_held = [held_rows(task, ref, rows) for ref, rows in zip(held, ids, strict=True)]
-        found = search_both_new(source, target, k, ids[0], ids[1], *is_held)
+        is_held = [np.zeros(len(rows), dtype=bool) for rows in ids]
+        for ref, rows, mask in zip(held, ids, is_held, strict=True):
+            mask[held_positions(task, ref, rows)[0]] = True
+        found = search_both_new(source, target, k, ids[0], ids[1], is_held[0], is_held[1])
     else:
         found = search_both_ranked(source, target, k, ids[0], ids[1])
     pair, tile = task.spec.partition.split("/")
@@ -130,7 +128,7 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
     for pair in context.settings.pairs:
         folder = pair_folder(pair)
         tiles = context.store.outputs("search", "tile", f"tiles/{folder}")
-        held = {shard_of(ref): ref for ref in context.store.outputs("search", "reuse", f"held/{folder}")}
+        held = held_files(context, pair)
         for side, direction in enumerate(DIRECTIONS):
             groups: dict[str, list[FileRef]] = {}
             for ref in tiles:
@@ -146,16 +144,24 @@ def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 
 def run_merge(task: TaskContext) -> None:
-    """Merge the neighbours that the sentences of one shard have in all shards of the other side."""
+    """Merge the neighbours that the sentences of one shard have in all shards of the other side.
+
+    A few lists at a time, which is the same as all at once: memory does not grow with the number of shards.
+    """
     held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
-    parts = [read_ranked(task, ref) for ref in task.spec.inputs if ref not in held]
-    rows = parts[0][0]
-    lists = [ranked for _, ranked in parts]
+    lists: list[Ranked] = []
+    for ref in task.spec.inputs:
+        if ref in held:
+            continue
+        rows, ranked = read_ranked(task, ref)
+        lists.append(ranked)
+        if len(lists) == LISTS_AT_ONCE:
+            lists = [merge_ranked(lists)]
     for ref in held:
-        known, ranked = read_ranked(task, ref)
-        lists.append(ranked.spread(np.searchsorted(rows, known), len(rows)))
-        task.counter("reused_lists", len(known))
-        task.counter("searched_lists", len(rows) - len(known))
+        places, ranked = held_positions(task, ref, rows)
+        lists.append(ranked.spread(places, len(rows)))
+        task.counter("reused_lists", len(places))
+        task.counter("searched_lists", len(rows) - len(places))
     merged = merge_ranked(lists)
     task.count_in(len(rows))
     pair, name = task.spec.partition.split("/")
@@ -180,8 +186,8 @@ STAGE = Stage(
     (
         Step("search", "sample", 1, plan_sample, run_sample),
         Step("search", "reuse", 1, plan_reuse, run_reuse),
-        Step("search", "tile", 3, plan_tile, run_tile),
-        Step("search", "merge", 2, plan_merge, run_merge),
+        Step("search", "tile", VERSIONS["tile"], plan_tile, run_tile),
+        Step("search", "merge", VERSIONS["merge"], plan_merge, run_merge),
         Step("search", "audit", 1, plan_audit, run_audit),
     ),
 )
