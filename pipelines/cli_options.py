@@ -100,6 +100,19 @@ def workers_option(function: _Function) -> _Function:
     return option(function)
 
 
+def memory_option(function: _Function) -> _Function:
+    """Add `--max-memory`."""
+    option: Callable[[_Function], _Function] = click.option(
+        "--max-memory",
+        "max_memory_gb",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GIB",
+        help="Memory that all processes of a search may take together; what needs more is refused before it starts, "
+        "with what would fit  [default: what is available]",
+    )
+    return option(function)
+
+
 def output_path(value: str) -> Path:
     """Return the path of the run directory.
 

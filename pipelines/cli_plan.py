@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.cli_options import output_path, overrides, stage_options, workers_option
+from emsmine.pipelines.cli_options import memory_option, output_path, overrides, stage_options, workers_option
 from emsmine.pipelines.settings import build_settings, parse_pairs, read_config
 
 _STAGES = ("langid", "encode", "index", "search")
@@ -23,6 +23,7 @@ _ROWS = click.IntRange(min=0)
 @click.option("--dim", type=click.IntRange(min=1), help="Dimension of the vectors  [default: that of the encoder]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workers_option
+@memory_option
 @stage_options(_STAGES, leave_out=_NO_MATTER)
 def plan(
     output: str | None,
@@ -32,6 +33,7 @@ def plan(
     dim: int | None,
     as_json: bool,
     workers: int,
+    max_memory_gb: float | None,
     **given: Any,
 ) -> None:
     """Say what a search will take: engine and index with the reason, memory, disk, tasks, estimated time.
@@ -65,7 +67,7 @@ def plan(
         )
     else:
         raise ConfigError("plan: give either --output DIR, or both --source-rows and --target-rows")
-    planned, speed = plan_and_measure(request, folder)
+    planned, speed = plan_and_measure(request, folder, max_memory_gb)
     if as_json:
         click.echo(json.dumps(plan_as_json(planned, speed), indent=1))
     else:

@@ -48,13 +48,17 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
 
 
-def look_at_machine(output: Path) -> Machine:
+def look_at_machine(output: Path, max_memory_gb: float | None = None) -> Machine:
     """Read the facts of this machine.
 
     Args:
         output: where results will be written; need not exist.
+        max_memory_gb: GiB that may be taken at most, whatever the machine has.
     """
     memory, source = available_memory()
+    limit = None if max_memory_gb is None else round(max_memory_gb * (1 << 30))
+    if limit is not None and (memory is None or limit < memory):
+        memory, source = limit, "--max-memory"
     return Machine(memory, source, shutil.disk_usage(_existing(output)).free, _cores(), visible_gpus())
 
 

@@ -17,6 +17,8 @@ _FETCHED_BYTES = 112 << 20
 """Vectors of proposals while they are scored: 2^23 values as float16 once and as float32 twice, and their ids."""
 _LIST_SCORES_BYTES = 3 << 24
 """Scores of a block of rows and all lists, and what is compared with them."""
+LISTS_AT_ONCE = 8
+"""Lists of neighbours of one shard that `search` merges at a time."""
 _MERGE_ENTRY_BYTES = 112
 _CANDIDATE_BYTES = 180
 
@@ -91,14 +93,14 @@ def build_bytes(engine: str, rows: int, dim: int) -> int:
 
 
 def merge_bytes(shard_rows: int, num_tiles: int, k: int) -> int:
-    """Memory of a task that merges the neighbours of a shard: all its tiles at once, sorted.
+    """Memory of a task that merges the neighbours of a shard: a few of its tiles at a time, sorted.
 
     Args:
         shard_rows: rows of the shard.
         num_tiles: tiles of it, one for each shard of the other language; 1 after an approximate search.
         k: neighbours per row and tile.
     """
-    return TASK_BYTES + _MERGE_ENTRY_BYTES * shard_rows * num_tiles * k
+    return TASK_BYTES + _MERGE_ENTRY_BYTES * shard_rows * min(num_tiles, LISTS_AT_ONCE) * k
 
 
 def select_bytes(source_rows: int, target_rows: int, k: int) -> int:

@@ -95,25 +95,27 @@ def _done(store: Store, settings: Settings) -> dict[str, int]:
     return dict(done)
 
 
-def plan_and_measure(request: SearchRequest, output: Path) -> tuple[Plan, Speed | None]:
+def plan_and_measure(
+    request: SearchRequest, output: Path, max_memory_gb: float | None = None
+) -> tuple[Plan, Speed | None]:
     """Plan a search on this machine; measure how fast it multiplies if the search is long enough to ask."""
-    machine = look_at_machine(output)
+    machine = look_at_machine(output, max_memory_gb)
     plan = make_plan(request, machine)
     if plan.operations < SMALL_OPERATIONS:
         return plan, None
     return make_plan(request, machine, int8=multiplies_int8()), Speed(measure_multiplication(request.dim))
 
 
-def check_search(store: Store, settings: Settings, workers: int) -> None:
+def check_search(store: Store, settings: Settings, workers: int, max_memory_gb: float | None = None) -> None:
     """Log the plan of a search that is about to start, and refuse it if this machine cannot carry it out.
 
     Raises:
-        ConfigError: memory or disk is too small; the message says what would fit.
+        ConfigError: memory, or what may be taken of it, or disk is too small; the message says what would fit.
     """
     if not store.has_step("encode", "encode"):
         return  # the search itself says what is missing
     request = request_from_run(store, settings, workers)
-    plan, speed = plan_and_measure(request, store.root)
+    plan, speed = plan_and_measure(request, store.root, max_memory_gb)
     if all(step.is_done for step in plan.steps if step.step.startswith("search.")):
         return
     for line in summary_lines(plan, speed):

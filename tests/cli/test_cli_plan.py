@@ -95,7 +95,7 @@ def test_a_run_says_its_plan_once(crawl: list[Path], tmp_path: Path) -> None:
 def test_a_run_is_refused_before_its_search(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "run"
     shutil.copytree(finished, root)
-    monkeypatch.setattr(plan_run, "look_at_machine", lambda output: TINY)
+    monkeypatch.setattr(plan_run, "look_at_machine", lambda output, max_memory_gb: TINY)
     # Nothing is left to search, so nothing is refused.
     assert kit.emsmine("search", "-o", root, "-j", 2).code == 0
     refused = kit.emsmine("search", "-o", root, "-j", 2, "--redo", "search")
@@ -105,11 +105,26 @@ def test_a_run_is_refused_before_its_search(finished: Path, tmp_path: Path, monk
     assert (root / "embeddings").exists()
     assert "plan: " in kit.emsmine("run", "-o", root, "-j", 2).err
     monkeypatch.undo()
+    for command in ("search", "run"):
+        small = kit.emsmine(command, "-o", root, "--max-memory", 0.01)
+        assert small.code == 2
+        assert "available are 10.2 MiB (--max-memory)" in small.err
     assert kit.emsmine("search", "-o", root, "-j", 1).code == 0
 
 
+def test_a_plan_is_held_against_the_memory_that_may_be_taken() -> None:
+    sizes = ("plan", "--source-rows", 400_000, "--target-rows", 400_000, "-j", 8)
+    refused = kit.emsmine(*sizes, "--max-memory", 1)
+    assert refused.code == 2
+    assert "available are 1.0 GiB (--max-memory)" in refused.err
+    # What the message offers fits.
+    offered = refused.err.split("What fits: ")[1].split(";")[0].split()
+    assert kit.emsmine(*sizes, "--max-memory", 1, *offered).code == 0
+    assert "0.0 is not in the range x>0" in kit.emsmine(*sizes, "--max-memory", 0).err
+
+
 def test_a_dry_run_refuses_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_run, "look_at_machine", lambda output: TINY)
+    monkeypatch.setattr(plan_run, "look_at_machine", lambda output, max_memory_gb: TINY)
     result = kit.emsmine("run", "-o", finished, "--dry-run")
     assert result.code == 0
     assert "plan: " not in result.err

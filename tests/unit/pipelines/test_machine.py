@@ -96,5 +96,14 @@ def test_this_machine(tmp_path: Path) -> None:
     assert machine.memory_bytes is None or machine.memory_bytes > 0
 
 
+def test_memory_that_may_be_taken_is_no_more_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emsmine.pipelines.machine.available_memory", lambda: (8 << 30, "MemAvailable"))
+    for limit, found in ((None, (8 << 30, "MemAvailable")), (0.5, (1 << 29, "--max-memory")), (9.0, (8 << 30, None))):
+        machine = look_at_machine(tmp_path, limit)
+        assert (machine.memory_bytes, machine.memory_source) == (found[0], found[1] or "MemAvailable")
+    monkeypatch.setattr("emsmine.pipelines.machine.available_memory", lambda: (None, "unknown"))
+    assert look_at_machine(tmp_path, 2.0).memory_bytes == 2 << 30
+
+
 def test_speed_is_that_of_some_processor() -> None:
     assert 1e8 < measure_multiplication(64) < 1e13
