@@ -111,12 +111,14 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str) -> Scored:
         for part in (usable[start : start + _BATCH] for start in range(0, len(usable), _BATCH))
     ]
     margins = np.full(len(bitext.lines), np.nan)
-    margins[usable] = margin_scores(
+    scores = margin_scores(
         np.concatenate([np.zeros(0, np.float32), *cosines]),
         mean_similarity(forward)[source[usable]],
         mean_similarity(backward)[target[usable]],
         margin,
     )
+    # Rounded as in mining, so that both print the same digits and compare them with a threshold alike.
+    margins[usable] = scores.astype(np.float32)
     undefined = int(np.isnan(margins[usable]).sum())
     unusable = {
         f"{name}.no_vector": len(side.texts) - len(ids)
