@@ -9,8 +9,14 @@ from dataclasses import dataclass
 APPROXIMATE = ("faiss-ivf", "faiss-ivfpq", "faiss-hnsw")
 ENGINES = ("exact", "faiss-flat", *APPROXIMATE, "auto")
 
-EXACT_SCORES = 1_000_000_000_000
-"""Up to so many cosines (source rows x target rows) `auto` searches exactly: 1,000,000 x 1,000,000."""
+EXACT_ROWS = 500_000
+"""Up to this harmonic mean of source and target rows `auto` searches exactly: 500,000 x 500,000, or one side of at most
+250,000 rows whatever the other.
+
+Exact search costs N M times a constant; an approximate one costs N + M times another, for building and for what each
+query takes whatever the size, and a smaller part of N M for lists. So their ratio depends on N M / (N + M). The
+dimension is a factor of both. See docs/benchmarks.md.
+"""
 SMALL_ROWS = 1_000
 """An index of fewer rows is searched exactly whatever the engine: lists would hold next to nothing."""
 ROWS_PER_LIST = 40
@@ -39,6 +45,8 @@ def choose_search(engine: str, source_rows: int, target_rows: int) -> EngineChoi
         source_rows: sentences of one side.
         target_rows: sentences of the other.
 
+    The limit is the same with and without int8 products, as the machine must not decide the result.
+
     Returns: `exact`, `faiss-flat`, or an approximate engine; for `auto` over the limit `auto`, whose kind of index
         `choose_index` decides for each language.
     Raises: ValueError for an unknown engine.
@@ -47,11 +55,12 @@ def choose_search(engine: str, source_rows: int, target_rows: int) -> EngineChoi
         raise ValueError(f"engine: unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
     if engine != "auto":
         return EngineChoice(engine, f"{engine} was asked for")
-    scores = source_rows * target_rows
-    comparison = f"{source_rows:,} x {target_rows:,} = {scores:.1e} cosines"
-    if scores <= EXACT_SCORES:
-        return EngineChoice("exact", f"{comparison}, at most {EXACT_SCORES:.0e}: exact search is cheap enough")
-    return EngineChoice("auto", f"{comparison}, over {EXACT_SCORES:.0e}: approximate search")
+    total, scores = source_rows + target_rows, source_rows * target_rows
+    mean = 2 * scores // total if total else 0
+    comparison = f"{source_rows:,} x {target_rows:,} rows, harmonic mean {mean:,}"
+    if 2 * scores <= EXACT_ROWS * total:
+        return EngineChoice("exact", f"{comparison}, at most {EXACT_ROWS:,}: exact search costs little more, or less")
+    return EngineChoice("auto", f"{comparison}, over {EXACT_ROWS:,}: approximate search is cheaper")
 
 
 def choose_index(engine: str, rows: int, dim: int, memory_gb: float) -> EngineChoice:

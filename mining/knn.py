@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 
 from emsmine.errors import ConfigError
+from emsmine.mining.knn_absorb import Searched
 from emsmine.mining.knn_copies import distinct_rows, with_copies
 from emsmine.mining.knn_factors import NORM_TOLERANCE, Products, Side
 from emsmine.mining.knn_float32 import Float32Products
 from emsmine.mining.knn_int8 import SMALLEST_DIM, Int8Products, int8_products_are_exact
 from emsmine.mining.knn_neighbours import Float32Array, Int64Array, Neighbours, exact_cosine, merge, top_k
-from emsmine.mining.knn_tiles import Searched, search_tiles
+from emsmine.mining.knn_tiles import search_tiles
 
 __all__ = [
     "Float32Array",

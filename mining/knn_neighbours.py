@@ -102,15 +102,24 @@ def _total_order(rows_H: NDArray[np.intp], ids_H: Int64Array, cosine_H: Float32A
     Row and cosine fit into one number, and one sort of numbers is several times faster than three in turn, which are
     done only if two cosines of a row are equal.
     """
-    bits = (cosine_H + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
-    # The bits of positive numbers ascend with the number, those of negative ones descend.
-    descending = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
-    keys = (rows_H.astype(np.uint64) << np.uint64(32)) | descending
+    keys = (rows_H.astype(np.uint64) << np.uint64(32)) | descending_bits(cosine_H)
     order = np.argsort(keys)
     ordered = keys[order]
     if (ordered[1:] == ordered[:-1]).any():
         return np.lexsort((ids_H, keys))
     return order
+
+
+def descending_bits(scores: Float32Array) -> NDArray[np.uint32]:
+    """Turn scores into integers that ascend as the scores descend; equal for 0.0 and -0.0, largest for NaN.
+
+    Shapes: any; uint32 of the same.
+    """
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
+    # The bits of positive numbers ascend with the number, those of negative ones descend.
+    descending = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    descending[np.isnan(scores)] = np.uint32(0xFFFFFFFF)
+    return descending
 
 
 def exact_cosine(left_HD: Float32Array, right_HD: Float32Array) -> Float32Array:

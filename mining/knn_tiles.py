@@ -13,40 +13,23 @@ Shape suffixes: R x C tile, B rows or columns of a block, W blocks of columns, G
 flagged blocks, H hits (entries that may belong to a top k).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.knn_factors import BLOCK, LENGTH, Factor, Products, Side, block_maxima, float32_error
+from emsmine.mining.knn_absorb import ROUNDING, Positions, Searched, absorb, slices
+from emsmine.mining.knn_factors import BLOCK, LENGTH, Factor, Products, block_maxima
 from emsmine.mining.knn_float32 import Float32Products
-from emsmine.mining.knn_neighbours import Float32Array, Neighbours, exact_cosine, top_k
+from emsmine.mining.knn_neighbours import Float32Array, Neighbours
 
 _KEPT_BYTES = 2**27
-_RESCORED_VALUES = 2**16  # values per side while rescoring: within a processor's cache in float64
 _FLAGGED_BLOCKS = 2**13  # blocks whose entries are looked at together
 _LOWEST_LIMIT = np.float32(-2.0)  # under any cosine
-# What computing limits and approximate scores in float32 may add to an error, in cosine.
-_ROUNDING = np.float32(2e-6)
 # If more of the blocks are flagged, the product in float32 is cheaper than to look into them.
 _DENSE = 1 / 3
-
-Positions = NDArray[np.intp]
-
-
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """One side and its nearest so far, which are updated in place."""
-
-    side: Side
-    best: Neighbours
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that are searched."""
-        return self.best.num_rows
 
 
 def search_tiles(
@@ -60,17 +43,12 @@ def search_tiles(
         tile: source and target rows of a tile.
     """
     rows_kept = max(tile[0], _KEPT_BYTES // products.bytes_per_row // tile[0] * tile[0])
-    for kept in _slices(0, source.num_rows, rows_kept):
-        lefts = [products.left(source.side, span) for span in _slices(kept.start, kept.stop, tile[0])]
-        for span in _slices(0, target.num_rows, tile[1]):
+    for kept in slices(0, source.num_rows, rows_kept):
+        lefts = [products.left(source.side, span) for span in slices(kept.start, kept.stop, tile[0])]
+        for span in slices(0, target.num_rows, tile[1]):
             right = products.right(target.side, span)
             for left in lefts:
                 _search_tile(source, target, products, fallback, left, right)
-
-
-def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
-    for first in range(start, stop, step):
-        yield slice(first, min(first + step, stop))
 
 
 def _search_tile(
@@ -91,11 +69,9 @@ def _search_tile(
         flagged = tile.flag_rows(source.best), tile.flag_columns(target.best)
         is_rounded = False
     for row_H, column_H in tile.row_hits(flagged[0]):
-        _absorb(
-            source, target, left.span, left.rows[row_H], right.rows[column_H], flagged[0].floor_Q[row_H], is_rounded
-        )
+        absorb(source, target, left.span, left.rows[row_H], right.rows[column_H], flagged[0].floor_Q[row_H], is_rounded)
     for row_H, column_H in tile.column_hits(flagged[1]):
-        _absorb(
+        absorb(
             target, source, right.span, right.rows[column_H], left.rows[row_H], flagged[1].floor_Q[column_H], is_rounded
         )
 
@@ -138,7 +114,7 @@ class _Tile:
     def row_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
         """Yield row and column of the entries that may be among the k best of their row, a bounded number at a time."""
         num_blocks = self._row_maxima_RW.shape[1]
-        for part in _slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
+        for part in slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
             row, block = np.divmod(flagged.blocks[part], num_blocks)
             hit, member = np.nonzero(self._by_row_RBW[row, :, block] >= flagged.limits[row, block][:, None])
             yield self._real(row[hit], member * num_blocks + block[hit])
@@ -146,7 +122,7 @@ class _Tile:
     def column_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
         """Yield row and column of the entries that may be among the k best of their column."""
         num_columns = self.scores_RC.shape[1]
-        for part in _slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
+        for part in slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
             block, column = np.divmod(flagged.blocks[part], num_columns)
             hit, member = np.nonzero(self._by_column_GBC[block, :, column] >= flagged.limits[block, column][:, None])
             yield self._real(block[hit] * BLOCK + member, column[hit])
@@ -178,7 +154,7 @@ def _floor(
     scores -= np.float32(LENGTH) * error + query.error[:, None] * (np.float32(LENGTH) + error)
     position = values.shape[1] - best.k
     kth_Q = np.partition(np.ascontiguousarray(scores), position, axis=1)[:, position]
-    np.maximum(floor_Q, kth_Q - _ROUNDING, out=floor_Q)
+    np.maximum(floor_Q, kth_Q - ROUNDING, out=floor_Q)
     return floor_Q
 
 
@@ -188,7 +164,7 @@ def _demand(query: Factor, floor_Q: Float32Array) -> Float32Array:
     It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base); see knn_factors.
     """
     length = np.float32(LENGTH)
-    constant = (floor_Q - _ROUNDING - length * query.error) / query.scale
+    constant = (floor_Q - ROUNDING - length * query.error) / query.scale
     demand_Q2: Float32Array = np.stack([constant, -(length + query.error) / query.scale], axis=1)
     return demand_Q2
 
@@ -196,56 +172,3 @@ def _demand(query: Factor, floor_Q: Float32Array) -> Float32Array:
 def _supply(base: Factor) -> Float32Array:
     supply_W2: Float32Array = np.stack([1 / base.block_scale, base.block_error / base.block_scale], axis=1)
     return supply_W2
-
-
-def _absorb(
-    query: Searched,
-    base: Searched,
-    span: slice,
-    query_H: Positions,
-    base_H: Positions,
-    floor_H: Float32Array,
-    is_rounded: bool,
-) -> None:
-    """Score the hits exactly and merge those that are among the k best so far.
-
-    Args:
-        span: where the query rows of this tile lie.
-        floor_H: a lower bound of the k-th best of each hit's query.
-        is_rounded: the hits come from rounded vectors, and most are ruled out by a look in float32.
-    """
-    kth_H = np.maximum(floor_H, query.best.cosine[query_H, -1])
-    if is_rounded:
-        limit_H = kth_H - np.float32(2 * float32_error(base.side.vectors.shape[1]) + _ROUNDING)
-        kept = _scores(query.side, base.side, query_H, base_H, np.vecdot) >= limit_H
-        query_H, base_H, kth_H = query_H[kept], base_H[kept], kth_H[kept]
-    cosine_H = _scores(query.side, base.side, query_H, base_H, exact_cosine)
-    kept = cosine_H >= kth_H
-    if kept.any():
-        _merge(query.best, span, query_H[kept], base_H[kept], cosine_H[kept])
-
-
-def _scores(
-    query: Side, base: Side, query_H: Positions, base_H: Positions, score: Callable[[Any, Any], Float32Array]
-) -> Float32Array:
-    scores_H = np.empty(query_H.size, dtype=np.float32)
-    for part in _slices(0, query_H.size, max(1, _RESCORED_VALUES // base.vectors.shape[1])):
-        scores_H[part] = score(query.take(query_H[part]), base.take(base_H[part]))
-    return scores_H
-
-
-def _merge(best: Neighbours, span: slice, query_H: Positions, base_H: Positions, cosine_H: Float32Array) -> None:
-    """Merge entries into the neighbours of the query rows that they belong to, all within `span`."""
-    is_touched = np.zeros(span.stop - span.start, dtype=bool)
-    is_touched[query_H - span.start] = True
-    touched = np.flatnonzero(is_touched) + span.start
-    number = np.cumsum(is_touched) - 1
-    old_rows, old_ranks = np.nonzero(best.ids[touched] >= 0)
-    merged = top_k(
-        np.concatenate([old_rows, number[query_H - span.start]]),
-        np.concatenate([best.ids[touched[old_rows], old_ranks], base_H]),
-        np.concatenate([best.cosine[touched[old_rows], old_ranks], cosine_H]),
-        len(touched),
-        best.k,
-    )
-    best.ids[touched], best.cosine[touched] = merged.ids, merged.cosine

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, check_ids
+from emsmine.mining.knn_neighbours import descending_bits
 from emsmine.mining.margin import margin_scores, mean_similarity
 
 RETRIEVALS = ("forward", "backward", "intersect", "max")
@@ -189,11 +190,7 @@ def _best_first(source_ids: Int64Array, target_ids: Int64Array, margin: Float32A
     in_order = by_source | ((source_ids[1:] == source_ids[:-1]) & (target_ids[1:] >= target_ids[:-1]))
     if margin.dtype != np.float32 or len(margin) >= 2**32 or not in_order.all():
         return np.lexsort((target_ids, source_ids, -margin))
-    bits = (margin + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
-    # The bits of positive numbers ascend with the number, those of negative ones descend.
-    descending = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
-    descending[np.isnan(margin)] = 0xFFFFFFFF
-    keys = (descending.astype(np.uint64) << np.uint64(32)) | np.arange(len(margin), dtype=np.uint64)
+    keys = (descending_bits(margin).astype(np.uint64) << np.uint64(32)) | np.arange(len(margin), dtype=np.uint64)
     keys.sort()
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
 
@@ -259,7 +256,7 @@ def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> Int64Array:
     Raises: ValueError for an id that is not known.
     """
     if known_ids.size and bool((known_ids[1:] - known_ids[:-1] == 1).all()):
-        rows = ids - known_ids[0]
+        rows: Int64Array = ids - known_ids[0]
         known = (rows >= 0) & (rows < known_ids.size)
     else:
         order = np.argsort(known_ids)

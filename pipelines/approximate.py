@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine.errors import CorruptOutputError, TaskFailedError
-from emsmine.mining.audit import OtherSide, RowSample, audit_direction, neighbour_recall
+from emsmine.mining.audit import OtherSide, RowSample, audit_direction, neighbour_recall, pair_agreement, verdict
 from emsmine.mining.faiss_search import ApproximateIndex, Effort
 from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, merge, search_both
 from emsmine.pipelines.context import TaskContext
@@ -25,8 +25,6 @@ from emsmine.pipelines.tasks import FileRef
 
 _BATCH = 8192
 _QUERY_SALT = 2
-_FAIL_MARGIN = 1.0
-"""Ratio margin from which pairs count for the lowest recall: better than the neighbourhoods of both sentences."""
 
 
 class StoredVectors:
@@ -88,7 +86,7 @@ def _shards(task: TaskContext, lang: str) -> list[FileRef]:
 
 
 def run_sample(task: TaskContext) -> None:
-    """Search a sample exactly, and choose the least effort whose recall on half of it reaches the target."""
+    """Search a sample exactly, and choose the least effort with which the pairs of half of it agree well enough."""
     spec = task.spec
     k, wanted = spec.param("k", int), spec.param("audit_queries", int)
     described, ids, vectors = _draw(task, _shards(task, spec.param("query", str)), 2 * wanted)
@@ -133,9 +131,13 @@ def _tune(
 ) -> dict[str, Any]:
     tried = []
     for effort in index.efforts(k):
-        recall = float(neighbour_recall(exact, index.search(vectors, k, effort)).mean()) if len(vectors) else 1.0
-        tried.append({"width": effort.width, "proposals": effort.proposals, "recall": recall})
-        if recall >= target_recall:
+        found = index.search(vectors, k, effort)
+        recall = float(neighbour_recall(exact, found).mean()) if len(vectors) else 1.0
+        agreement = pair_agreement(exact, found)
+        tried.append(
+            {"width": effort.width, "proposals": effort.proposals, "pair_agreement": agreement, "recall": recall}
+        )
+        if agreement >= target_recall:
             break
     return {**tried[-1], "engine": index.engine, "queries": len(vectors), "target": target_recall, "tried": tried}
 
@@ -165,7 +167,8 @@ def run_audit(task: TaskContext) -> None:
     for direction, other in zip(DIRECTIONS, reversed(DIRECTIONS), strict=True):
         ids, exact = samples[direction]
         found = _find(task, direction, ids)
-        partners = np.unique(exact.ids[exact.ids >= 0])
+        listed = np.concatenate([exact.ids, found.ids])
+        partners = np.unique(listed[listed >= 0])
         report[direction] = audit_direction(ids, exact, found, OtherSide(partners, _find(task, other, partners)))
         expected = int((exact.ids >= 0).sum())
         missing = expected - round(float((neighbour_recall(exact, found) * (exact.ids >= 0).sum(axis=1)).sum()))
@@ -200,20 +203,11 @@ def _find(task: TaskContext, direction: str, ids: Int64Array) -> Neighbours:
 def _check_recall(task: TaskContext, report: dict[str, Any]) -> None:
     lowest = task.spec.param("min_recall", float)
     for direction, result in report.items():
-        (pairs,) = (row for row in result["pairs"]["ratio"] if row["threshold"] == _FAIL_MARGIN)
-        for what, recall, interval, number in (
-            ("of the nearest neighbours", result["recall"], result["interval"], result["queries"]),
-            (
-                f"of pairs with a ratio margin of {_FAIL_MARGIN} or more",
-                pairs["recall"],
-                pairs["interval"],
-                pairs["pairs"],
-            ),
-        ):
-            if recall is not None and recall < lowest:
-                low, high = (f"{100 * end:.1f}" for end in interval)
-                raise TaskFailedError(
-                    f"{task.spec.task_id}: the {direction} search found {100 * recall:.1f} % {what} (95 % interval "
-                    f"{low} to {high}, {number} queries), less than search.min_recall = {lowest}. Rerun with a higher "
-                    "--target-recall or with --engine faiss-hnsw or exact, and --redo search; or lower --min-recall"
-                )
+        worst = verdict(result)
+        if worst.share < lowest:
+            low, high = (f"{100 * end:.1f}" for end in worst.interval)
+            raise TaskFailedError(
+                f"{task.spec.task_id}: {direction}, {100 * worst.share:.1f} % {worst.what} (95 % interval {low} to "
+                f"{high}, {worst.number} of them), less than search.min_recall = {lowest}. Rerun with a higher "
+                "--target-recall or with --engine faiss-hnsw or exact, and --redo search; or lower --min-recall"
+            )

@@ -184,10 +184,10 @@ STAGE = Stage(
     "find nearest neighbours in both directions",
     "searched vectors",
     (
-        Step("search", "sample", 1, plan_sample, run_sample),
+        Step("search", "sample", 2, plan_sample, run_sample),
         Step("search", "reuse", 1, plan_reuse, run_reuse),
         Step("search", "tile", VERSIONS["tile"], plan_tile, run_tile),
         Step("search", "merge", VERSIONS["merge"], plan_merge, run_merge),
-        Step("search", "audit", 1, plan_audit, run_audit),
+        Step("search", "audit", 2, plan_audit, run_audit),
     ),
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emsmine.mining.audit import RowSample, neighbour_recall, wilson_interval
-from emsmine.mining.engine_choice import EXACT_SCORES, choose_index, choose_search, index_bytes, num_lists
+from emsmine.mining.engine_choice import EXACT_ROWS, choose_index, choose_search, index_bytes, num_lists
 from emsmine.mining.faiss_index import IndexBuilder, training_rows
 from emsmine.mining.faiss_lists import nearest_lists
 from emsmine.mining.faiss_search import ApproximateIndex
@@ -131,7 +131,8 @@ def test_the_interval_holds_the_share(total: int, share: float) -> None:
 @given(source=st.integers(0, 10**11), target=st.integers(0, 10**11), dim=st.integers(1, 4096), memory=st.floats(0, 1e4))
 def test_every_size_has_an_engine_and_a_reason(source: int, target: int, dim: int, memory: float) -> None:
     search = choose_search("auto", source, target)
-    assert (search.engine == "exact") == (source * target <= EXACT_SCORES)
+    assert (search.engine == "exact") == (2 * source * target <= EXACT_ROWS * (source + target))
+    assert choose_search("auto", target, source).engine == search.engine
     index = choose_index("auto", source, dim, memory)
     assert index.engine in ("exact", "faiss-ivf", "faiss-ivfpq")
     assert search.reason

@@ -1,15 +1,20 @@
 """Sampling by hash, recall, intervals, and what an audit says of pairs, on cases worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from emsmine.mining.audit import (
+    ENOUGH_PAIRS,
     OtherSide,
     RowSample,
     audit_direction,
     neighbour_recall,
+    pair_agreement,
     sample_keys,
+    verdict,
     wilson_interval,
 )
 from emsmine.mining.knn import Neighbours
@@ -88,8 +93,16 @@ def test_pairs_of_an_audit_by_hand() -> None:
     exact = neighbours([[(1, 0.9), (2, 0.6)], [(3, 0.8), (2, 0.4)], [(4, 0.7), (2, 0.3)]])
     found = neighbours([[(1, 0.9), (5, 0.5)], [(2, 0.4), (5, 0.2)], [(2, 0.3), (5, 0.1)]])
     other = OtherSide(
-        np.array([1, 2, 3, 4], np.int64),
-        neighbours([[(100, 0.9), (9, 0.4)], [(9, 0.7), (8, 0.7)], [(101, 0.8), (9, 0.4)], [(8, 0.8), (9, 0.8)]]),
+        np.array([1, 2, 3, 4, 5], np.int64),
+        neighbours(
+            [
+                [(100, 0.9), (9, 0.4)],
+                [(9, 0.7), (8, 0.7)],
+                [(101, 0.8), (9, 0.4)],
+                [(8, 0.8), (9, 0.8)],
+                [(8, 0.1), (9, 0.1)],
+            ]
+        ),
     )
     report = audit_direction(np.array([100, 101, 102], np.int64), exact, found, other)
     assert report["queries"] == 3
@@ -101,13 +114,103 @@ def test_pairs_of_an_audit_by_hand() -> None:
     ]
     assert [ratio[t]["found"] for t in (1.0, 1.1, 1.3)] == [2, 2, 1]
     assert ratio[1.0]["recall"] == pytest.approx(2 / 3)
-    assert ratio[2.0]["recall"] is None
+    assert (ratio[2.0]["recall"], ratio[2.0]["precision"]) == (None, None)
+    # The run takes target 1 for 100, 3 for 101 (listed by 3), and for 102 the better of 2 and 5: no pair.
+    rival = 0.3 / ((0.2 + 0.7) / 2), 0.1 / ((0.2 + 0.1) / 2)
+    assert max(rival) < 1.0
+    assert [(ratio[t]["seen"], ratio[t]["precision"]) for t in (1.0, 1.3)] == [(2, 1.0), (2, 0.5)]
+    assert report["nearest"] == pytest.approx(1 / 3)
     seen = [0.9 / ((0.7 + 0.65) / 2), 0.8 / ((0.3 + 0.6) / 2)]
     errors = [seen[0] - true[0], seen[1] - true[1]]
     assert report["margin_error"]["mean"] == pytest.approx(np.mean(errors), rel=1e-5)
     assert report["margin_error"]["p95"] == pytest.approx(np.quantile(errors, 0.95), rel=1e-5)
     absolute = {row["threshold"]: row for row in report["pairs"]["absolute"]}
     assert (absolute[0.75]["pairs"], absolute[0.75]["found"]) == (2, 2)
+
+
+def test_a_wrong_pair_and_an_inflated_margin_cost_precision() -> None:
+    # Query 100: target 1 was missed, target 2 stands in for it. Query 101: the second neighbour was missed, so that
+    # the margin of its pair looks higher than it is.
+    exact = neighbours([[(1, 0.9), (2, 0.8)], [(3, 0.8), (2, 0.78)]])
+    found = neighbours([[(2, 0.8), (4, 0.3)], [(3, 0.8), (4, 0.3)]])
+    other = OtherSide(np.array([1, 2, 3, 4], np.int64), neighbours([[(9, 0.6), (8, 0.6)], *[[(9, 0.7), (8, 0.7)]] * 3]))
+    ratio = audit_direction(np.array([100, 101], np.int64), exact, found, other)["pairs"]["ratio"]
+    rows = {row["threshold"]: row for row in ratio}
+    # True margins are 0.9 / 0.725 = 1.24 and 0.8 / 0.745 = 1.07; the run sees 0.8 / 0.625 = 1.28 twice.
+    names = ("pairs", "found", "recall", "seen", "precision")
+    assert [rows[1.05][name] for name in names] == [2, 1, 0.5, 2, 0.5]
+    assert [rows[1.2][name] for name in names] == [1, 0, 0.0, 2, 0.0]
+    assert [rows[1.25][name] for name in names] == [0, 0, None, 2, 0.0]
+    assert [rows[1.3][name] for name in names] == [0, 0, None, 0, None]
+
+
+def test_another_candidate_that_looks_better_costs_precision() -> None:
+    # Margins are 1.22 and 1.20; with the third neighbour missing they look like 1.44 and 1.45, the other way round.
+    exact = neighbours([[(1, 0.9), (2, 0.8), (3, 0.79)]])
+    found = neighbours([[(1, 0.9), (2, 0.8), (4, 0.1)]])
+    other = OtherSide(np.arange(1, 5), neighbours([[(9, mean)] * 3 for mean in (0.65, 0.5, 0.79, 0.79)]))
+    report = audit_direction(np.array([100], np.int64), exact, found, other)
+    (row,) = (row for row in report["pairs"]["ratio"] if row["threshold"] == 1.2)
+    assert [row[name] for name in ("pairs", "found", "seen", "precision")] == [1, 1, 1, 0.0]
+
+
+def many(*kinds: tuple[int, Any, Any]) -> tuple[Neighbours, Neighbours]:
+    """Repeat (number, exact neighbours, found neighbours) for as many queries."""
+    rows = [(exact, found) for number, exact, found in kinds for _ in range(number)]
+    return neighbours([exact for exact, _ in rows]), neighbours([found for _, found in rows])
+
+
+NEAR = [(1, 0.9), (2, 0.6)]  # 1.2 times its mean
+FLAT = [(1, 0.61), (2, 0.6)]  # 1.008 times
+
+
+def test_agreement_counts_missed_and_inflated_pairs() -> None:
+    assert pair_agreement(*many((60, NEAR, NEAR), (40, FLAT, FLAT))) == 1.0
+    # Neighbours that are no pairs may be missed.
+    assert pair_agreement(*many((60, NEAR, NEAR), (40, FLAT, [(5, 0.6), (6, 0.6)]))) == 1.0
+    # Six pairs are missed: recall 0.9.
+    missed = many((54, NEAR, NEAR), (6, NEAR, [(2, 0.6), (5, 0.59)]))
+    assert pair_agreement(*missed) == pytest.approx(0.9)
+    # 15 that are no pairs look like some, as their second neighbour is missing: precision 60 / 75.
+    inflated = many((60, NEAR, NEAR), (15, FLAT, [(1, 0.61), (7, 0.3)]))
+    assert pair_agreement(*inflated) == pytest.approx(0.8)
+    # Another sentence in the place of the nearest is no pair, whatever its margin.
+    assert pair_agreement(*many((40, NEAR, NEAR), (20, NEAR, [(7, 0.9), (2, 0.6)]))) == pytest.approx(2 / 3)
+
+
+def test_agreement_of_few_pairs_is_that_of_the_nearest() -> None:
+    few = many((ENOUGH_PAIRS - 1, NEAR, NEAR), (151, FLAT, [(5, 0.6), (6, 0.6)]))
+    assert pair_agreement(*few) == pytest.approx((ENOUGH_PAIRS - 1) / 200)
+    enough = many((ENOUGH_PAIRS, NEAR, NEAR), (150, FLAT, [(5, 0.6), (6, 0.6)]))
+    assert pair_agreement(*enough) == 1.0
+    nothing = Neighbours.empty(3, 2)
+    assert pair_agreement(nothing, nothing) == 1.0
+    # With one neighbour no margin says anything.
+    assert pair_agreement(*many((90, [(1, 0.9)], [(1, 0.9)]), (10, [(1, 0.9)], [(-1, -np.inf)]))) == pytest.approx(0.9)
+
+
+def report_of(**rows: tuple[int, float, int, float | None]) -> dict[str, Any]:
+    pairs = [
+        {"threshold": float(name[1:]) / 100, "pairs": n, "recall": recall, "seen": seen, "precision": precision}
+        for name, (n, recall, seen, precision) in rows.items()
+    ]
+    return {"queries": 400, "nearest": 0.7, "pairs": {"ratio": pairs}}
+
+
+def test_the_verdict_is_the_worst_of_what_decides() -> None:
+    rows = {"t100": (300, 0.1, 300, 0.1), "t105": (200, 0.99, 210, 0.96), "t120": (100, 0.97, 101, 0.98)}
+    worst = verdict(report_of(**rows, t125=(90, 0.2, 90, 0.2)))
+    assert (worst.share, worst.number) == (0.96, 210)
+    assert "1.05" in worst.what
+    assert worst.what.endswith("are right")
+    assert worst.interval == pytest.approx(wilson_interval(0.96 * 210, 210))
+    worst = verdict(report_of(**{**rows, "t120": (100, 0.9, 101, 0.98)}))
+    assert (worst.share, worst.number) == (0.9, 100)
+    assert worst.what == "of the pairs with a ratio margin of 1.2 or more were found"
+    worst = verdict(report_of(t105=(ENOUGH_PAIRS, 0.9, 0, None)))
+    assert worst.share == 0.0
+    worst = verdict(report_of(t105=(ENOUGH_PAIRS - 1, 0.2, 0, None)))
+    assert (worst.what, worst.share, worst.number) == ("of the nearest neighbours were found", 0.7, 400)
 
 
 def test_a_margin_at_the_threshold_reaches_it() -> None:

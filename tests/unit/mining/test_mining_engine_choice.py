@@ -5,7 +5,7 @@ import pytest
 from emsmine.mining.engine_choice import (
     APPROXIMATE,
     ENGINES,
-    EXACT_SCORES,
+    EXACT_ROWS,
     choose_index,
     choose_search,
     index_bytes,
@@ -21,7 +21,17 @@ def test_an_engine_that_is_named_is_taken(engine: str) -> None:
 
 @pytest.mark.parametrize(
     ("source", "target", "engine"),
-    [(0, 0, "exact"), (200_000, EXACT_SCORES // 200_000, "exact"), (200_001, EXACT_SCORES // 200_000, "auto")],
+    [
+        (0, 0, "exact"),
+        (0, 10**12, "exact"),
+        (EXACT_ROWS, EXACT_ROWS, "exact"),
+        (EXACT_ROWS, EXACT_ROWS + 1, "auto"),
+        # The index of a large side does not pay for the few queries of a small one.
+        (EXACT_ROWS // 2, 10**12, "exact"),
+        (EXACT_ROWS // 2 + 1, 10**12, "auto"),
+        (400_000, 600_000, "exact"),
+        (450_000, 600_000, "auto"),
+    ],
 )
 def test_auto_is_exact_up_to_the_limit(source: int, target: int, engine: str) -> None:
     choice = choose_search("auto", source, target)

@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from emsmine.errors import ConfigError
-from emsmine.mining import knn, knn_float32, knn_int8, knn_tiles
+from emsmine.mining import knn, knn_absorb, knn_float32, knn_int8, knn_tiles
 from emsmine.mining.knn import Neighbours, exact_cosine, search_both, top_k
 from emsmine.mining.knn_float32 import Float32Products
 
@@ -43,11 +43,65 @@ def test_many_copies_cost_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> N
         num_scored += len(left)
         return exact(left, right)
 
-    monkeypatch.setattr(knn_tiles, "exact_cosine", counted)
+    monkeypatch.setattr(knn_absorb, "exact_cosine", counted)
     forward, backward = search_both(rows, rows, 4, source_ids=np.arange(9000)[::-1].copy())
     assert num_scored <= 2 * 9
     assert forward.ids[[0, 3000, 8999]].tolist() == [[0, 1, 2, 3], [3000, 3001, 3002, 3003], [6000, 6001, 6002, 6003]]
     assert backward.ids[[0, 8999]].tolist() == [[6000, 6001, 6002, 6003], [0, 1, 2, 3]]
+
+
+def by_single_scores(source: Array, target: Array, k: int) -> tuple[Neighbours, Neighbours]:
+    """Score every entry from its two vectors, and sort."""
+    row, column = (part.ravel() for part in np.indices((len(source), len(target))))
+    cosine = exact_cosine(source[row], target[column])
+    return top_k(row, column, cosine, len(source), k), top_k(column, row, cosine, len(target), k)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=needs_int8)])
+@pytest.mark.parametrize("spread", [1e-8, 3e-7, 1e-5])
+def test_nearly_equal_vectors_are_scored_by_the_block_and_to_the_bit(
+    precision: knn.Precision, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of such vectors no product in float32 rules any out; scores are all equal, or differ in their last bits.
+    rng = np.random.default_rng(3)
+    centre = rng.standard_normal(32)
+    sides = [centre / np.linalg.norm(centre) + spread * rng.standard_normal((num, 32)) for num in (300, 260)]
+    source, target = ((side / np.linalg.norm(side, axis=1, keepdims=True)).astype(np.float32) for side in sides)
+    num_single = 0
+    exact = exact_cosine
+
+    def counted(left: Array, right: Array) -> Array:
+        nonlocal num_single
+        num_single += len(left)
+        return exact(left, right)
+
+    monkeypatch.setattr(knn_absorb, "exact_cosine", counted)
+    monkeypatch.setattr(knn_absorb, "_DENSE_HITS", 512)
+    found = search_both(source, target, 5, precision=precision, source_tile_rows=128, target_tile_rows=96)
+    assert num_single < 0.05 * 2 * len(source) * len(target)
+    assert as_bytes(found) == as_bytes(by_single_scores(source, target, 5))
+    # If the bound of float64 says nothing, all entries are scored singly, with the same result.
+    monkeypatch.setattr(knn_absorb, "float64_error", lambda dim: 1.0)
+    assert as_bytes(search_both(source, target, 5, precision=precision)) == as_bytes(found)
+    assert num_single > 0.5 * 2 * len(source) * len(target)
+
+
+@pytest.mark.parametrize("k", [1, 40])
+def test_blocks_of_hits_agree_with_single_hits(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = unit_rows(1, 70, 16, 0.2), unit_rows(2, 50, 16, 0.2)
+    target[7] = target[3]
+    expected = as_bytes(search_both(source, target, k, target_ids=np.arange(50)[::-1].copy()))
+    monkeypatch.setattr(knn_absorb, "_DENSE_HITS", 1)
+    monkeypatch.setattr(knn_absorb, "_DENSE_SHARE", 0.0)
+    assert as_bytes(search_both(source, target, k, target_ids=np.arange(50)[::-1].copy())) == expected
+
+
+def test_float64_products_stay_within_their_bound() -> None:
+    left, right = unit_rows(1, 200, 384), unit_rows(2, 200, 384)
+    left, right = np.concatenate([left, right[:50]]), np.concatenate([right, left[:50]])
+    product = left.astype(np.float64) @ right.astype(np.float64).T
+    single = np.vecdot(left.astype(np.float64)[:, None], right.astype(np.float64)[None])
+    assert 0 < np.abs(product - single).max() < knn_absorb.float64_error(384) < 1e-12
 
 
 def test_rows_of_equal_hash_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from emsmine.mining.knn import Neighbours, merge, search_both
-from emsmine.mining.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.retrieve import RETRIEVALS, Candidates, candidates, rows_of, select
 
 
 def neighbours(ids: ArrayLike, cosine: ArrayLike) -> Neighbours:
@@ -208,3 +208,51 @@ def test_candidates_refuse_wrong_columns() -> None:
         Candidates(one, one, score.astype(np.float64), score, flag, flag)
     with pytest.raises(ValueError, match="shapes"):
         Candidates(one, one[:0], score, score, flag, flag)
+
+
+def one_by_one(pool: Candidates) -> list[tuple[int, int]]:
+    sources, targets, chosen = set[int](), set[int](), []
+    for source, target in pool.pairs():
+        if source not in sources and target not in targets:
+            sources.add(source)
+            targets.add(target)
+            chosen.append((source, target))
+    return chosen
+
+
+def test_one_to_one_selection_of_chains_equals_going_through_them() -> None:
+    # Each pair beats its neighbour in the chain by a little, so that each round settles one pair of it only.
+    for shifts in ((0, 1), (1, 0)):  # neighbours in the chain share a source and a target by turns
+        pool = scored(*(((link + shifts[0]) // 2, (link + shifts[1]) // 2, 2.0 - link / 100) for link in range(60)))
+        assert select(pool).pairs() == one_by_one(pool) == [(n, n) for n in range(30)]
+    rng = np.random.default_rng(0)
+    for rows in (1, 5, 40, 300):
+        numbers = np.unique(rng.integers(0, rows * rows, 4 * rows))
+        # Few distinct margins: ties are broken by the ids.
+        pool = scored(*((int(n) // rows, int(n) % rows, float(rng.integers(0, 9)) / 4) for n in numbers))
+        assert select(pool).pairs() == one_by_one(pool)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_candidates_are_ordered_alike_whatever_order_they_come_in(shuffled: bool) -> None:
+    rng = np.random.default_rng(1)
+    source, target = (part.ravel().astype(np.int64) for part in np.indices((40, 30)))
+    margin = rng.choice(np.array([-0.0, 0.0, -1.5, -1e30, 1e30, np.nan, 1.25, 1e-40], np.float32), source.size)
+    order = rng.permutation(source.size) if shuffled else np.arange(source.size)
+    source, target, margin = source[order], target[order], margin[order]
+    pool = Candidates.ordered(source, target, margin.copy(), margin, margin > 0, margin > 1)
+    expected = np.lexsort((target, source, -margin))
+    assert pool.pairs() == list(zip(source[expected].tolist(), target[expected].tolist(), strict=True))
+    assert pool.in_forward.tolist() == (margin > 0)[expected].tolist()
+
+
+@pytest.mark.parametrize("known", [[0, 1, 2], [7, 8, 9], [9, 7, 8], [7, 9, 12]])
+def test_rows_of_ids(known: list[int]) -> None:
+    ids = np.array([known[2], known[0], known[2]], np.int64)
+    assert rows_of(ids, np.array(known, np.int64), "source").tolist() == [2, 0, 2]
+    for unknown in (min(known) - 1, max(known) + 1, 10):
+        with pytest.raises(ValueError, match=f"neighbour {unknown} is not among the 3 source ids"):
+            rows_of(np.array([known[1], unknown], np.int64), np.array(known, np.int64), "source")
+    with pytest.raises(ValueError, match="not among the 0 source ids"):
+        rows_of(np.array([1], np.int64), np.zeros(0, np.int64), "source")
+    assert rows_of(np.zeros(0, np.int64), np.zeros(0, np.int64), "source").size == 0

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from emsmine.errors import CorruptOutputError, TaskFailedError
-from emsmine.mining.audit import neighbour_recall
+from emsmine.mining.audit import neighbour_recall, pair_agreement, verdict
 from emsmine.mining.knn import Neighbours, search_both
 from emsmine.pipelines.run import RunOptions, run_stages
 from emsmine.pipelines.schemas import embeddings_schema, fixed_binary, read_embeddings
@@ -62,6 +62,14 @@ def two_sides(
     put(root, {"deu_Latn": tables(source, cuts[0], 0), "eng_Latn": tables(target, cuts[1], 7 << 40)})
 
 
+def translated_sides(root: Path, rows: int = 1500) -> None:
+    """Put two sides of which each sentence has a translation, which is nearer than what shares its centre."""
+    source = side(1, rows, 1.5)
+    target = source + 0.05 * np.random.default_rng(2).normal(size=source.shape)
+    target = (target / np.linalg.norm(target, axis=1, keepdims=True)).astype(np.float32)
+    put(root, {"deu_Latn": tables(source, 1, 0), "eng_Latn": tables(target, 1, 7 << 40)})
+
+
 def settings(engine: str, **search: Any) -> Settings:
     return Settings(
         pairs=parse_pairs(["de-en"]),
@@ -95,34 +103,47 @@ def read_json(path: Path) -> Any:
 
 @pytest.mark.parametrize("engine", ["faiss-ivf", "faiss-hnsw"])
 def test_search_reaches_its_target_and_is_measured(tmp_path: Path, engine: str) -> None:
-    two_sides(tmp_path)
+    translated_sides(tmp_path)
     kit.run_stage(tmp_path, settings(engine), "index", "search")
     report = read_json(tmp_path / "audit" / f"{PAIR}.json")
     for direction, exact in zip(("forward", "backward"), oracle(tmp_path), strict=True):
         _, found = neighbours(tmp_path, direction)
         recall = float(neighbour_recall(exact, found).mean())
-        assert recall >= 0.96
+        assert pair_agreement(exact, found) >= 0.93
         low, high = report[direction]["interval"]
         assert low - 0.01 <= recall <= high + 0.01
         # What was found is scored as the exact engine scores it: never above the truth, equal where the ids are.
         assert (found.cosine <= exact.cosine).all()
         same = found.ids == exact.ids
-        assert same.mean() > 0.9
+        assert same.mean() > 0.5
         np.testing.assert_array_equal(found.cosine[same], exact.cosine[same])
         tuning = read_json(tmp_path / "tuning" / PAIR / f"{direction}.json")
-        assert tuning["recall"] >= 0.98 > max([0.0, *(tried["recall"] for tried in tuning["tried"][:-1])])
+        earlier = max([0.0, *(tried["pair_agreement"] for tried in tuning["tried"][:-1])])
+        assert tuning["pair_agreement"] >= 0.95 > earlier
         assert tuning["engine"] == engine
 
 
-def test_whole_recall_equals_exact_search(tmp_path: Path) -> None:
-    two_sides(tmp_path)
+def test_pairs_need_less_effort_than_all_neighbours(tmp_path: Path) -> None:
+    translated_sides(tmp_path)
+    kit.run_stage(tmp_path, settings("faiss-ivf"), "index", "search")
+    for direction in ("forward", "backward"):
+        tuning = read_json(tmp_path / "tuning" / PAIR / f"{direction}.json")
+        assert tuning["recall"] < 0.8 < 0.95 <= tuning["pair_agreement"]
+        report = read_json(tmp_path / "audit" / f"{PAIR}.json")[direction]
+        # The run may find a pair in either direction.
+        assert verdict(report).share > 0.97
+
+
+def test_whole_agreement_takes_more_effort(tmp_path: Path) -> None:
+    translated_sides(tmp_path)
     kit.run_stage(tmp_path, settings("faiss-ivf", target_recall=1.0), "index", "search")
     for direction, exact in zip(("forward", "backward"), oracle(tmp_path), strict=True):
         tuning = read_json(tmp_path / "tuning" / PAIR / f"{direction}.json")
         _, found = neighbours(tmp_path, direction)
         if tuning["width"] == read_json(tmp_path / "index" / "eng_Latn.engine.json")["lists"]:
             np.testing.assert_array_equal(found.ids, exact.ids)
-        assert neighbour_recall(exact, found).mean() > 0.998
+        assert tuning["pair_agreement"] == 1.0
+        assert pair_agreement(exact, found) > 0.98
 
 
 @pytest.mark.parametrize("engine", ["faiss-ivf", "exact"])
@@ -161,7 +182,7 @@ def test_an_index_is_built_once_for_all_pairs_and_a_new_pair_keeps_it(tmp_path: 
 def test_too_little_recall_fails_and_says_what_to_change(tmp_path: Path) -> None:
     two_sides(tmp_path, noise=2.0)
     bad = settings("faiss-ivf", target_recall=0.0)
-    with pytest.raises(TaskFailedError, match=r"search found \d+\.\d % of .*min_recall = 0.95") as caught:
+    with pytest.raises(TaskFailedError, match=r"\d+\.\d % of .* pairs .*min_recall = 0.9") as caught:
         kit.run_stage(tmp_path, bad, "index", "search")
     assert "--target-recall" in str(caught.value)
     assert "--redo search" in str(caught.value)
@@ -185,7 +206,7 @@ def test_small_and_empty_languages_need_no_lists(tmp_path: Path, rows: tuple[int
     for direction, exact in zip(("forward", "backward"), oracle(tmp_path), strict=True):
         _, found = neighbours(tmp_path, direction)
         assert found.ids.shape == exact.ids.shape
-        assert neighbour_recall(exact, found).mean() > 0.95 if len(exact.ids) else True
+        assert neighbour_recall(exact, found).mean() > 0.6 if len(exact.ids) else True
         np.testing.assert_array_equal((found.ids < 0), (exact.ids < 0))
 
 
@@ -199,7 +220,7 @@ def test_auto_is_exact_for_small_pairs_and_builds_nothing(tmp_path: Path) -> Non
 
 
 def test_auto_searches_large_pairs_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emsmine.mining.engine_choice.EXACT_SCORES", 1_000_000)
+    monkeypatch.setattr("emsmine.mining.engine_choice.EXACT_ROWS", 1_000)
     two_sides(tmp_path)
     kit.run_stage(tmp_path, settings("auto"), "index", "search")
     summary = read_json(tmp_path / "index" / "deu_Latn.engine.json")
