@@ -21,7 +21,7 @@ from emsmine.mining.suspicion import suspicion
 from emsmine.mining.text import dedup_key, sanitise
 from emsmine.pipelines.readers import open_binary
 from emsmine.pipelines.settings import SelectSettings
-from emsmine.pipelines.suspicious import counters_of
+from emsmine.pipelines.suspicious import ScoredPair, counters_of
 
 _BATCH = 8192
 
@@ -139,21 +139,10 @@ def mine_sides(
 
 
 @dataclass(frozen=True)
-class MinedPair:
-    """A pair, with the reasons for which it is suspicious, joined by commas; "" for most pairs."""
-
-    margin: float
-    cosine: float
-    suspicious: str
-    source: str
-    target: str
-
-
-@dataclass(frozen=True)
 class Mined:
     """Mined pairs, best first, and what was left out on the way."""
 
-    pairs: list[MinedPair]
+    pairs: list[ScoredPair]
     counts: dict[str, int]
 
 
@@ -198,10 +187,10 @@ def mine_files(
     counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
     columns = (chosen.margin, chosen.cosine, chosen.source_ids, chosen.target_ids)
     rows = zip(marks, *(column.tolist() for column in columns), strict=True)
-    return Mined([MinedPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows], counts)
+    return Mined([ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows], counts)
 
 
-def write_pairs(pairs: Sequence[MinedPair], output: str, listing: str | None = None) -> None:
+def write_pairs(pairs: Sequence[ScoredPair], output: str, listing: str | None = None) -> None:
     """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`.
 
     Args:
@@ -213,11 +202,7 @@ def write_pairs(pairs: Sequence[MinedPair], output: str, listing: str | None = N
     text = "".join(f"{pair.margin:.6f}\t{pair.source}\t{pair.target}\n" for pair in pairs)
     write_bytes(text.encode("utf-8"), output, "mine")
     if listing is not None:
-        marked = "".join(
-            f"{pair.margin:.6f}\t{pair.cosine:.6f}\t{pair.suspicious}\t{pair.source}\t{pair.target}\n"
-            for pair in pairs
-            if pair.suspicious
-        )
+        marked = "".join(f"{pair.listing_line()}\n" for pair in pairs if pair.suspicious)
         write_bytes(marked.encode("utf-8"), listing, "mine", "--suspicious")
 
 

@@ -5,6 +5,7 @@ What makes a pair suspicious is decided in `emsmine.mining.suspicion`.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,21 @@ COLUMN = "suspicious"
 
 _COUNTER = "suspicious."
 _LISTING = ".suspicious.tsv"
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """A pair, with the reasons for which it is suspicious, joined by commas; "" for most pairs."""
+
+    margin: float
+    cosine: float
+    suspicious: str
+    source: str
+    target: str
+
+    def listing_line(self) -> str:
+        """Return its line of a listing, as `first_of_listing` reads it."""
+        return f"{self.margin:.6f}\t{self.cosine:.6f}\t{self.suspicious}\t{self.source}\t{self.target}"
 
 
 def count_suspicious(task: TaskContext, labels: Iterable[str]) -> None:

@@ -5,7 +5,6 @@ Pair names are alphabetical by short code (`de-en`), and columns follow the name
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,7 @@ from emsmine.mining.text import sanitise
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.files import AtomicFile
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
-from emsmine.pipelines.suspicious import COLUMN, count_suspicious, listing_path
+from emsmine.pipelines.suspicious import COLUMN, ScoredPair, count_suspicious, listing_path
 from emsmine.pipelines.tasks import TaskSpec
 
 
@@ -59,27 +58,16 @@ def in_export_order(table: pa.Table, source: str, target: str) -> tuple[pa.Table
     return swapped.select(table.column_names), right, left
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What the text formats show of a pair."""
-
-    margin: float
-    cosine: float
-    suspicious: str
-    source: str
-    target: str
-
-
-def _rows(table: pa.Table) -> Iterator[_Row]:
+def _rows(table: pa.Table) -> Iterator[ScoredPair]:
     columns = ["margin", "cosine", COLUMN, "source_text", "target_text"]
     for batch in table.select(columns).to_batches(max_chunksize=8192):
         for values in zip(*(batch[name].to_pylist() for name in columns), strict=True):
             margin, cosine, suspicious, source, target = values
             # Cleaned when they were split; done again because a tab in a TSV ruins every later column.
-            yield _Row(margin, cosine, suspicious, sanitise(source), sanitise(target))
+            yield ScoredPair(margin, cosine, suspicious, sanitise(source), sanitise(target))
 
 
-def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[_Row], str]) -> None:
+def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[ScoredPair], str]) -> None:
     file: AtomicFile = task.bytes_writer(path, rows=table.num_rows)
     with file:
         for row in _rows(table):
@@ -100,7 +88,7 @@ def _write_moses(task: TaskContext, table: pa.Table, left: str, right: str) -> N
 def _write_jsonl(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """The `translation` records that Hugging Face trainers read."""
 
-    def line(row: _Row) -> str:
+    def line(row: ScoredPair) -> str:
         translation = {left: row.source, right: row.target}
         record = {"translation": translation, "margin": round(row.margin, 6), "suspicious": row.suspicious}
         return json.dumps(record, ensure_ascii=False)
@@ -116,12 +104,7 @@ def _write_parquet(task: TaskContext, table: pa.Table, left: str, right: str) ->
 def _write_listing(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """The suspicious pairs, which are in the other files as well: score, cosine, reason, source, target."""
     if table.num_rows:
-        _lines(
-            task,
-            listing_path(left, right),
-            table,
-            lambda row: f"{row.margin:.6f}\t{row.cosine:.6f}\t{row.suspicious}\t{row.source}\t{row.target}",
-        )
+        _lines(task, listing_path(left, right), table, ScoredPair.listing_line)
 
 
 _WRITERS = {"tsv": _write_tsv, "moses": _write_moses, "jsonl": _write_jsonl, "parquet": _write_parquet}

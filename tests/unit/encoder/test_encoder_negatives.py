@@ -23,7 +23,7 @@ from emsmine.encoder.parallel import Processes
 from emsmine.encoder.sampler import PairSampler, split_validation
 from emsmine.encoder.tokenizer import Tokenizer, pack
 from emsmine.encoder.trainer import Trainer
-from emsmine.encoder.training import train
+from emsmine.encoder.training import negative_search, train
 from emsmine.errors import ConfigError, StaleOutputError
 
 # Angles in degrees: the cosine of neighbours on the circle is that of the difference.
@@ -217,6 +217,15 @@ def test_the_vectors_of_a_teacher_are_shared(tmp_path: Path, spm_path: Path, sim
 def configured(pairs: Path, output: Path, spm_path: Path, similar: Path, **changes: dict[str, Any]) -> Any:
     data = {"hard_negatives": 2, "negatives": f"ems:{similar}", "validation_pairs": 12} | changes.pop("data", {})
     return sparse_training(pairs, output, spm_path, data=data, **changes)
+
+
+def test_all_that_is_set_about_negatives_reaches_their_search(similar: Path, spm_path: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs")
+    data = {"negatives_limit": 0.75, "negatives_among": 17}
+    config = configured(pairs, tmp_path / "run", spm_path, similar, data=data)
+    chosen = negative_search(config, None, torch.device("cpu"))
+    assert chosen is not None
+    assert (chosen.num_neighbours, chosen.limit, chosen.validation_pairs, chosen.among) == (2, 0.75, 12, 17)
 
 
 def test_training_with_hard_negatives_resumes_exactly(

@@ -9,8 +9,9 @@ import zstandard
 from pipeline_kit import AngleEncoder
 
 from emsmine.errors import ConfigError, InputError
-from emsmine.pipelines.mine import MinedPair, check_outputs, collect, encode_usable, mine_files, read_lines, write_pairs
+from emsmine.pipelines.mine import check_outputs, collect, encode_usable, mine_files, read_lines, write_pairs
 from emsmine.pipelines.settings import SelectSettings
+from emsmine.pipelines.suspicious import ScoredPair
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_sentences_without_a_vector_are_left_out() -> None:
 
 def mine(
     tmp_path: Path, source: list[str], target: list[str], k: int = 4, **settings: object
-) -> tuple[list[MinedPair], dict[str, int]]:
+) -> tuple[list[ScoredPair], dict[str, int]]:
     for name, lines in (("s", source), ("t", target)):
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     chosen = SelectSettings(**{"margin": "absolute", "threshold": 0.9, "cosine_floor": -1.0, **settings})  # type: ignore[arg-type]
@@ -129,9 +130,9 @@ def test_suspicious_pairs_are_marked_and_counted(tmp_path: Path) -> None:
 
 def test_tsv_and_listing_are_written_whole(tmp_path: Path) -> None:
     pairs = [
-        MinedPair(1.25, 0.5, "", "ä", "b"),
-        MinedPair(1.0, 0.25, "low_cosine,few_neighbours", "c", "d"),
-        MinedPair(0.75, 0.125, "low_cosine", "e", "f"),
+        ScoredPair(1.25, 0.5, "", "ä", "b"),
+        ScoredPair(1.0, 0.25, "low_cosine,few_neighbours", "c", "d"),
+        ScoredPair(0.75, 0.125, "low_cosine", "e", "f"),
     ]
     out, listing = tmp_path / "out.tsv", tmp_path / "listing.tsv"
     write_pairs(pairs, str(out))

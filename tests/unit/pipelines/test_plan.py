@@ -52,6 +52,11 @@ def test_exact_search_of_two_shards_by_three() -> None:
     check_fits(plan)
 
 
+def test_merging_needs_no_more_memory_for_many_shards() -> None:
+    few, many, more = (arithmetic.merge_bytes(100_000, tiles, 4) for tiles in (2, 100, 10_000))
+    assert few < many == more
+
+
 def test_auto_chooses_by_pair_and_language() -> None:
     shards = {"deu_Latn": even_shards(10_000, 100_000), "eng_Latn": even_shards(20_000_000, 100_000)}
     shards["fra_Latn"] = even_shards(9_000_000, 100_000)

@@ -25,9 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def old(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of the first file; copy it before changing anything."""
-    root = tmp_path_factory.mktemp("old") / "run"
-    assert kit.run(files[:1], root, pairs=PAIR).code == 0
-    return root
+    return reuse_kit.first_run(files, tmp_path_factory.mktemp("old") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,15 @@ def put_vectors(root: Path, sides: dict[str, list[pa.Table]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "k"), [(([7, 3, 5], [4, 6]), 3), (([1], [1]), 4), (([5], [0]), 2), (([3, 0], [2, 2]), 8), (([0], [0]), 4)]
+    ("sizes", "k"),
+    [
+        (([7, 3, 5], [4, 6]), 3),
+        (([1], [1]), 4),
+        (([5], [0]), 2),
+        (([3, 0], [2, 2]), 8),
+        (([0], [0]), 4),
+        (([3], [2] * 19), 3),
+    ],
 )
 @pytest.mark.parametrize("engine", ["exact", "faiss-flat"])
 def test_tiles_and_merge_equal_one_search(
