@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from emsmine.errors import ConfigError
+from emsmine.mining.gpu import Gpu
 from emsmine.mining.knn_absorb import Searched
 from emsmine.mining.knn_copies import distinct_rows, with_copies
-from emsmine.mining.knn_factors import NORM_TOLERANCE, Products, Side
+from emsmine.mining.knn_factors import NORM_TOLERANCE, Side
 from emsmine.mining.knn_float32 import Float32Products
 from emsmine.mining.knn_int8 import SMALLEST_DIM, Int8Products, int8_products_are_exact
 from emsmine.mining.knn_neighbours import Float32Array, Int64Array, Neighbours, exact_cosine, merge, top_k
@@ -36,6 +37,11 @@ __all__ = [
 Precision = Literal["auto", "fp32", "int8"]
 # Multiplications of a search, N M D, that numpy does in less time than it takes to load torch.
 _SMALL_SEARCH = 2**36
+INT8_TILE, FLOAT32_TILE = (2048, 2048), (8064, 1024)
+"""Source and target rows of a tile: the fastest of some shapes.
+
+Float32 scores take just under 32 MiB, above which glibc gives memory back to the system after every product.
+"""
 
 
 def search_both(
@@ -45,15 +51,16 @@ def search_both(
     *,
     source_ids: Int64Array | None = None,
     target_ids: Int64Array | None = None,
-    source_tile_rows: int = 2048,
-    target_tile_rows: int = 2048,
+    source_tile_rows: int | None = None,
+    target_tile_rows: int | None = None,
     precision: Precision = "auto",
+    gpu: Gpu | None = None,
     validate: bool = True,
 ) -> tuple[Neighbours, Neighbours]:
     """Find the k nearest targets of every source and the k nearest sources of every target.
 
     The result is exact and depends on the vectors and ids only, not on the tile sizes, the order of the rows, the
-    number of threads, or the precision of the products.
+    number of threads, the precision of the products, or where they are taken.
 
     Memory beside the vectors and the result is bounded by the tile and about 100 bytes per row: see `knn_tiles`. It
     does not grow with N x M.
@@ -64,27 +71,22 @@ def search_both(
         k: neighbours per row; where the other side has fewer rows, the rest are missing (-1).
         source_ids: distinct ids >= 0, in any order; row numbers when None.
         target_ids: the same for the target side.
-        source_tile_rows: source rows per matrix product.
+        source_tile_rows: source rows per matrix product; what was fastest for the precision when None.
         target_tile_rows: target rows per matrix product; about 5 bytes x source_tile_rows x target_tile_rows are held.
         precision: of the products that propose. "int8" needs a processor that multiplies int8 exactly, "auto" takes it
             for large searches where there is one.
+        gpu: take the products there, of float16, in tiles of its own; tile sizes and precision above mean nothing then.
         validate: check that every row is finite and of length 1 within 1e-3. Pass False only for vectors that were
             checked when they were stored: exactness is proved from the unit length.
 
     Shapes: source_ND float32 [N, D]; target_MD float32 [M, D]; both C-contiguous.
     Returns: (forward, backward): forward has N rows of target ids, backward M rows of source ids, both K wide.
     Raises: ValueError on a wrong type, shape or id, and on the first row that is not finite or not of unit length;
-        ConfigError if int8 is asked for where it cannot be had.
+        ConfigError if int8 is asked for where it cannot be had, or the GPU has too little memory.
     """
-    if k < 1 or source_tile_rows < 1 or target_tile_rows < 1:
+    if any(number is not None and number < 1 for number in (k, source_tile_rows, target_tile_rows)):
         raise ValueError(f"search: k={k}, tiles {source_tile_rows} x {target_tile_rows} rows; each must be at least 1")
-    check_vectors(source_ND, "source", rows=validate)
-    check_vectors(target_MD, "target", rows=validate)
-    if source_ND.shape[1] != target_MD.shape[1]:
-        raise ValueError(
-            f"search: source has {source_ND.shape[1]} dimensions and target {target_MD.shape[1]}; "
-            "encode both sides with the same encoder"
-        )
+    _check_sides(source_ND, target_MD, rows=validate)
     sides, groups = [], []
     for vectors, ids, name in ((source_ND, source_ids, "source"), (target_MD, target_ids, "target")):
         distinct = distinct_rows(vectors, check_ids(ids, len(vectors), name))
@@ -92,17 +94,30 @@ def search_both(
         groups.append(distinct)
         sides.append(Searched(Side(vectors, distinct.rows, is_whole), Neighbours.empty(len(distinct.rows), k)))
     source, target = sides
-    tile = min(source_tile_rows, source.num_rows), min(target_tile_rows, target.num_rows)
-    if source.num_rows and target.num_rows:
-        products, fallback = _products(precision, source_ND.shape[1], source.num_rows * target.num_rows, tile)
-        search_tiles(source, target, products, fallback, tile)
+    if source.num_rows and target.num_rows and gpu is not None:
+        from emsmine.mining.knn_gpu import search_on_gpu
+
+        search_on_gpu(source, target, gpu)
+    elif source.num_rows and target.num_rows:
+        _search_here(source, target, precision, (source_tile_rows, target_tile_rows))
     return with_copies(source.best, groups[0], groups[1]), with_copies(target.best, groups[1], groups[0])
 
 
-def _products(
-    precision: str, dim: int, num_scores: int, tile: tuple[int, int]
-) -> tuple[Products, Float32Products | None]:
-    """Choose how to multiply; returns it and what multiplies again where rounding rules too little out."""
+def _search_here(source: Searched, target: Searched, precision: str, tile_rows: tuple[int | None, int | None]) -> None:
+    """Fill in the nearest of both sides, on this processor."""
+    dim = source.side.vectors.shape[1]
+    is_int8, use_torch = _precision(precision, dim, source.num_rows * target.num_rows)
+    rows, columns = INT8_TILE if is_int8 else FLOAT32_TILE
+    tile = min(tile_rows[0] or rows, source.num_rows), min(tile_rows[1] or columns, target.num_rows)
+    float32 = Float32Products(dim, tile, use_torch=use_torch)
+    if is_int8:
+        search_tiles(source, target, Int8Products(dim, tile), float32, tile)
+    else:
+        search_tiles(source, target, float32, None, tile)
+
+
+def _precision(precision: str, dim: int, num_scores: int) -> tuple[bool, bool]:
+    """Choose how to multiply: whether by int8, with float32 where rounding rules too little out; whether by torch."""
     is_small = num_scores * dim < _SMALL_SEARCH
     if precision not in ("auto", "fp32", "int8"):
         raise ValueError(f"search: precision {precision!r}; use auto, fp32 or int8")
@@ -110,11 +125,21 @@ def _products(
         raise ConfigError(f"search: int8 needs at least {SMALLEST_DIM} dimensions, these vectors have {dim}; use fp32")
     if precision == "int8" and not int8_products_are_exact():
         raise ConfigError("search: this processor or torch does not multiply int8 exactly (no VNNI?); use fp32 or auto")
-    if precision == "int8" or (
-        precision == "auto" and not is_small and dim >= SMALLEST_DIM and int8_products_are_exact()
-    ):
-        return Int8Products(dim, tile), Float32Products(dim, tile, use_torch=True)
-    return Float32Products(dim, tile, use_torch=not is_small), None
+    if precision == "auto":
+        is_int8 = not is_small and dim >= SMALLEST_DIM and int8_products_are_exact()
+    else:
+        is_int8 = precision == "int8"
+    return is_int8, is_int8 or not is_small
+
+
+def _check_sides(source_ND: Float32Array, target_MD: Float32Array, *, rows: bool) -> None:
+    check_vectors(source_ND, "source", rows=rows)
+    check_vectors(target_MD, "target", rows=rows)
+    if source_ND.shape[1] != target_MD.shape[1]:
+        raise ValueError(
+            f"search: source has {source_ND.shape[1]} dimensions and target {target_MD.shape[1]}; "
+            "encode both sides with the same encoder"
+        )
 
 
 def check_vectors(vectors_ND: Float32Array, side: str, *, rows: bool = True) -> None:

@@ -24,7 +24,6 @@ BLOCK = 32
 NORM_TOLERANCE = 1e-3
 LENGTH = 1.0 + NORM_TOLERANCE
 """Bound on the length of a vector."""
-_ROWS_IN_CACHE = 8 * BLOCK
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,9 @@ class Factor:
     Positions are filled up to whole blocks by repeating a row of the last block, so that each block still holds rows
     that no other block holds.
 
+    Args:
+        slack: bound of what the product of any two rows is off by, where it needs no scale; None where it does.
+
     Shapes: rows intp [P], which row of the side stands at each position; real bool [P], False for a repeated row;
     scale, error float32 [P]; block_scale (shared by a block), block_error (its largest) float32 [W].
     """
@@ -63,13 +65,13 @@ class Factor:
     error: Float32Array
     block_scale: Float32Array
     block_error: Float32Array
+    slack: float | None = None
 
 
 class Products(Protocol):
     """A way to multiply. The left factor is of the source side, the right one of the target side.
 
-    A block of a left factor is 32 consecutive positions; a block of a right one is every W-th position, so that both
-    kinds of maxima run over long stretches of memory.
+    A block of a factor is every W-th position, so that maxima run over long stretches of memory.
     """
 
     @property
@@ -95,22 +97,18 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def ranks(num_rows: int, *, strided: bool) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Lay `num_rows` out in whole blocks: block w holds ranks 32 w to 32 w + 31.
+def ranks(num_rows: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Lay `num_rows` out in whole blocks: block w, every W-th position from w on, holds ranks 32 w to 32 w + 31.
 
     Returns: the rank at each position, and whether it stands there for the first time.
     """
-    rank = np.arange(padded(num_rows))
-    if strided:
-        rank = rank.reshape(-1, BLOCK).T.ravel()
+    rank = np.arange(padded(num_rows)).reshape(-1, BLOCK).T.ravel()
     return np.minimum(rank, num_rows - 1), rank < num_rows
 
 
-def per_block(values_P: Float32Array, *, strided: bool) -> Float32Array:
+def per_block(values_P: Float32Array) -> Float32Array:
     """Return the largest value of each block, [W]."""
-    largest: Float32Array = (
-        values_P.reshape(BLOCK, -1).max(axis=0) if strided else values_P.reshape(-1, BLOCK).max(axis=1)
-    )
+    largest: Float32Array = values_P.reshape(BLOCK, -1).max(axis=0)
     return largest
 
 
@@ -131,22 +129,15 @@ def block_maxima(scores_RC: NDArray[Any], *, use_torch: bool) -> tuple[Float32Ar
     Shapes: scores_RC of whole blocks. Returns: float32 [R, W] and [G, C].
     """
     num_rows, num_columns = scores_RC.shape
+    # The 32 members of all blocks of rows are 32 stretches of memory, which numpy compares fastest.
+    by_columns = np.maximum.reduce(scores_RC.reshape(BLOCK, -1), axis=0).reshape(-1, num_columns)
+    by_rows = scores_RC.reshape(num_rows, BLOCK, -1)
     if not use_torch:
-        by_row, by_column = scores_RC.reshape(num_rows, BLOCK, -1), scores_RC.reshape(-1, BLOCK, num_columns)
-        return _as_float32(by_row.max(axis=1)), _as_float32(by_column.max(axis=1))
+        return _as_float32(by_rows.max(axis=1)), _as_float32(by_columns)
     import torch
 
-    # Several times as fast as numpy along short axes. Both maxima of some rows are taken while these are in the cache.
-    scores = torch.from_numpy(scores_RC)
-    by_rows = torch.empty(num_rows, num_columns // BLOCK, dtype=scores.dtype)
-    by_columns = torch.empty(num_rows // BLOCK, num_columns, dtype=scores.dtype)
-    for first in range(0, num_rows, _ROWS_IN_CACHE):
-        part = scores[first : first + _ROWS_IN_CACHE]
-        rows = slice(first, first + len(part))
-        blocks = slice(first // BLOCK, (first + len(part)) // BLOCK)
-        torch.amax(part.view(len(part), BLOCK, -1), dim=1, out=by_rows[rows])
-        torch.amax(part.view(-1, BLOCK, num_columns), dim=1, out=by_columns[blocks])
-    return _as_float32(by_rows.numpy()), _as_float32(by_columns.numpy())
+    # Along short stretches torch is several times as fast.
+    return _as_float32(torch.amax(torch.from_numpy(by_rows), dim=1).numpy()), _as_float32(by_columns)
 
 
 def _as_float32(values: NDArray[Any]) -> Float32Array:

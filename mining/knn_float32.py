@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.knn_factors import BLOCK, Factor, Side, float32_error, padded, ranks
+from emsmine.mining.knn_factors import BLOCK, LENGTH, Factor, Side, float32_error, padded, ranks
 from emsmine.mining.knn_neighbours import Float32Array
 
 # Any will do; the layout was as good for 64 to 2048 rows.
@@ -30,6 +30,7 @@ class Float32Products:
         self.bytes_per_row = 4 * dim
         self._is_packed = use_torch and _packed_products_are_float32(dim)
         self._error = np.float32(float32_error(dim))
+        self._slack = float(self._error) * (2 * LENGTH + float(self._error))
         self._tile = tile
 
     @functools.cached_property
@@ -38,13 +39,15 @@ class Float32Products:
 
     def left(self, side: Side, span: slice) -> Factor:
         """Prepare source rows: a view where they are whole blocks."""
-        rank, real = ranks(span.stop - span.start, strided=False)
-        rows = rank + span.start
-        return self._factor(span, rows, real, side.span(span) if real.all() else side.take(rows))
+        num_rows = span.stop - span.start
+        if num_rows == padded(num_rows):
+            return self._factor(span, np.arange(span.start, span.stop), np.ones(num_rows, dtype=bool), side.span(span))
+        rank, real = ranks(num_rows)
+        return self._factor(span, rank + span.start, real, side.take(rank + span.start))
 
     def right(self, side: Side, span: slice) -> Factor:
         """Prepare target rows, laid out for oneDNN if that multiplies."""
-        rank, real = ranks(span.stop - span.start, strided=True)
+        rank, real = ranks(span.stop - span.start)
         rows = rank + span.start
         return self._factor(span, rows, real, self._arrange(side.take(rows)))
 
@@ -61,7 +64,8 @@ class Float32Products:
     def _factor(self, span: slice, rows: NDArray[np.intp], real: NDArray[np.bool_], matrix: Any) -> Factor:
         ones, error = np.ones(len(rows), dtype=np.float32), np.full(len(rows), self._error)
         num_blocks = len(rows) // BLOCK
-        return Factor(span, rows, real, matrix, ones, error, ones[:num_blocks], error[:num_blocks])
+        slack = self._slack
+        return Factor(span, rows, real, matrix, ones, error, ones[:num_blocks], error[:num_blocks], slack)
 
     def multiply(self, left: Factor, right: Factor) -> NDArray[Any]:
         """Return the product, float32 [R, C]."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emsmine.mining.gpu import Gpu
 from emsmine.mining.knn import Precision, search_both
 from emsmine.mining.knn_int8 import SMALLEST_DIM, int8_products_are_exact
 from emsmine.mining.knn_neighbours import Float32Array, Int64Array, Neighbours, merge, top_k
@@ -112,6 +113,7 @@ def search_both_ranked(
     source_ids: Int64Array,
     target_ids: Int64Array,
     precision: Precision = "auto",
+    gpu: Gpu | None = None,
 ) -> tuple[Ranked, Ranked]:
     """Search as `emsmine.mining.knn.search_both` does, vectors checked before; see there for the arguments."""
     found = search_both(
@@ -121,6 +123,7 @@ def search_both_ranked(
         source_ids=source_ids,
         target_ids=target_ids,
         precision=precision,
+        gpu=gpu,
         validate=False,
     )
     return shorten(found[0]), shorten(found[1])
@@ -134,6 +137,7 @@ def search_both_new(
     target_ids: Int64Array,
     source_held: BoolArray,
     target_held: BoolArray,
+    gpu: Gpu | None = None,
 ) -> tuple[Ranked, Ranked]:
     """Search all but held sources among held targets: what lists that are still right (`carry_over`) lack.
 
@@ -142,6 +146,7 @@ def search_both_new(
     Args:
         source_held: sources whose lists are carried over.
         target_held: the same for targets.
+        gpu: see `emsmine.mining.knn.search_both`.
 
     Shapes: source_ND float32 [N, D], target_MD float32 [M, D], unit rows, C-contiguous; ids int64; held bool.
     Returns: (forward, backward) of N and M rows.
@@ -158,6 +163,7 @@ def search_both_new(
             source_ids[rows],
             target_ids[columns],
             "int8" if is_large and len(rows) * num_targets * dim >= _LARGE_PART else "auto",
+            gpu,
         )
         for rows, columns, num_targets in (
             (new_rows, slice(None), num_columns),

@@ -39,23 +39,23 @@ class Int8Products:
 
     def left(self, side: Side, span: slice) -> Factor:
         """Rotate and round source rows."""
-        return self._round(side, span, strided=False)
+        return self._round(side, span)
 
     def right(self, side: Side, span: slice) -> Factor:
         """Rotate and round target rows."""
-        return self._round(side, span, strided=True)
+        return self._round(side, span)
 
-    def _round(self, side: Side, span: slice, *, strided: bool) -> Factor:
+    def _round(self, side: Side, span: slice) -> Factor:
         import torch
 
         rotated = self._rotation(side.span(span))
         largest = np.maximum(rotated.max(axis=1), -rotated.min(axis=1))
         order = np.argsort(largest)
-        rank, real = ranks(len(order), strided=strided)
+        rank, real = ranks(len(order))
         rows = order[rank]
-        block_scale: Float32Array = np.maximum(per_block(largest[rows], strided=strided), _TINY)
+        block_scale: Float32Array = np.maximum(per_block(largest[rows]), _TINY)
         block_scale /= np.float32(_LARGEST)
-        scale: Float32Array = np.tile(block_scale, BLOCK) if strided else np.repeat(block_scale, BLOCK)
+        scale: Float32Array = np.tile(block_scale, BLOCK)
         rotated = rotated[rows]
         # At most 127.00001 before rounding, so nothing is clipped.
         rounded = np.rint(rotated / scale[:, None])
@@ -64,9 +64,7 @@ class Int8Products:
         length = np.sqrt(np.vecdot(residual, residual)) * np.float32(1 + rotated.shape[1] * 2.0**-24)
         error: Float32Array = length + np.float32(self._rotation.error + 4 * LENGTH * 2.0**-24)
         matrix = torch.from_numpy(rounded.astype(np.int8))
-        return Factor(
-            span, rows + span.start, real, matrix, scale, error, block_scale, per_block(error, strided=strided)
-        )
+        return Factor(span, rows + span.start, real, matrix, scale, error, block_scale, per_block(error))
 
     def multiply(self, left: Factor, right: Factor) -> NDArray[Any]:
         """Return the product, int32 [R, C]."""

@@ -94,21 +94,21 @@ class _Tile:
     def __init__(self, scores_RC: NDArray[Any], left: Factor, right: Factor, *, uses_torch: bool) -> None:
         self.scores_RC, self.left, self.right = scores_RC, left, right
         num_rows, num_columns = scores_RC.shape
-        # A block is every (C/B)-th column, so that the maxima are taken over long runs, which vectorise.
+        # A block is every (C/B)-th column, or every (R/B)-th row: see `Products`.
         self._by_row_RBW = scores_RC.reshape(num_rows, BLOCK, num_columns // BLOCK)
-        self._by_column_GBC = scores_RC.reshape(num_rows // BLOCK, BLOCK, num_columns)
+        self._by_column_BGC = scores_RC.reshape(BLOCK, num_rows // BLOCK, num_columns)
         self._row_maxima_RW, self._column_maxima_GC = block_maxima(scores_RC, use_torch=uses_torch)
 
     def flag_rows(self, best: Neighbours) -> _Flagged:
         """Find the blocks of columns that may hold one of the k best of a row."""
         floor_R = _floor(best, self.left, self.right, self._row_maxima_RW, self.scores_RC)
-        limits_RW = np.matmul(_demand(self.left, floor_R), _supply(self.right).T)
+        limits_RW = _limits(self.left, floor_R, self.right)
         return _Flagged(np.flatnonzero(self._row_maxima_RW >= limits_RW), limits_RW, floor_R)
 
     def flag_columns(self, best: Neighbours) -> _Flagged:
         """Find the blocks of rows that may hold one of the k best of a column."""
         floor_C = _floor(best, self.right, self.left, self._column_maxima_GC.T, self.scores_RC.T)
-        limits_GC = np.matmul(_supply(self.left), _demand(self.right, floor_C).T)
+        limits_GC = _limits(self.right, floor_C, self.left, by_block=True)
         return _Flagged(np.flatnonzero(self._column_maxima_GC >= limits_GC), limits_GC, floor_C)
 
     def row_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
@@ -121,11 +121,11 @@ class _Tile:
 
     def column_hits(self, flagged: _Flagged) -> Iterator[tuple[Positions, Positions]]:
         """Yield row and column of the entries that may be among the k best of their column."""
-        num_columns = self.scores_RC.shape[1]
+        num_blocks, num_columns = self._column_maxima_GC.shape
         for part in slices(0, flagged.blocks.size, _FLAGGED_BLOCKS):
             block, column = np.divmod(flagged.blocks[part], num_columns)
-            hit, member = np.nonzero(self._by_column_GBC[block, :, column] >= flagged.limits[block, column][:, None])
-            yield self._real(block[hit] * BLOCK + member, column[hit])
+            member, hit = np.nonzero(self._by_column_BGC[:, block, column] >= flagged.limits[block, column])
+            yield self._real(member * num_blocks + block[hit], column[hit])
 
     def _real(self, row_H: Positions, column_H: Positions) -> tuple[Positions, Positions]:
         """Leave out repeated rows and columns."""
@@ -158,17 +158,21 @@ def _floor(
     return floor_Q
 
 
-def _demand(query: Factor, floor_Q: Float32Array) -> Float32Array:
-    """What a query asks of an entry: the product with `_supply` is the smallest entry that may reach the floor.
+def _limits(query: Factor, floor_Q: Float32Array, base: Factor, *, by_block: bool = False) -> Float32Array:
+    """Return the smallest entry of a query in a block that may reach the query's floor, [Q, W]; by block, [W, Q].
 
-    It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base); see knn_factors.
+    It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base), see `knn_factors`:
+    what the query asks times what the block offers.
     """
+    if query.slack is not None and base.slack is not None:
+        limit_Q = floor_Q - (ROUNDING + np.float32(query.slack))
+        num_blocks = len(base.block_scale)
+        if by_block:
+            return np.broadcast_to(limit_Q, (num_blocks, len(limit_Q)))
+        return np.broadcast_to(limit_Q[:, None], (len(limit_Q), num_blocks))
     length = np.float32(LENGTH)
     constant = (floor_Q - ROUNDING - length * query.error) / query.scale
-    demand_Q2: Float32Array = np.stack([constant, -(length + query.error) / query.scale], axis=1)
-    return demand_Q2
-
-
-def _supply(base: Factor) -> Float32Array:
-    supply_W2: Float32Array = np.stack([1 / base.block_scale, base.block_error / base.block_scale], axis=1)
-    return supply_W2
+    demand_Q2 = np.stack([constant, -(length + query.error) / query.scale], axis=1)
+    supply_W2 = np.stack([1 / base.block_scale, base.block_error / base.block_scale], axis=1)
+    limits: Float32Array = supply_W2 @ demand_Q2.T if by_block else demand_Q2 @ supply_W2.T
+    return limits

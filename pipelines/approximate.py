@@ -17,11 +17,12 @@ import pyarrow as pa
 from emsmine.errors import CorruptOutputError, TaskFailedError
 from emsmine.mining.audit import OtherSide, RowSample, audit_direction, neighbour_recall, pair_agreement, verdict
 from emsmine.mining.faiss_search import ApproximateIndex, Effort
+from emsmine.mining.gpu import Gpu, find_gpu
 from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, merge, search_both
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, write_neighbours
 from emsmine.pipelines.schemas import embeddings_metadata, fixed_binary, from_fixed_binary, read_embeddings
-from emsmine.pipelines.tasks import FileRef
+from emsmine.pipelines.tasks import FileRef, Runtime
 
 _BATCH = 8192
 _QUERY_SALT = 2
@@ -85,6 +86,12 @@ def _shards(task: TaskContext, lang: str) -> list[FileRef]:
     return [ref for ref in task.spec.inputs if ref.path.startswith(f"embeddings/{lang}/")]
 
 
+def find_task_gpu(runtime: Runtime, num_queries: int, base: Float32Array) -> Gpu | None:
+    """Find the GPU for the exact search of a task, if one is to be used."""
+    multiplications = num_queries * base.size
+    return find_gpu(runtime.device, multiplications, memory_bytes=runtime.gpu_memory_bytes, workers=runtime.workers)
+
+
 def run_sample(task: TaskContext) -> None:
     """Search a sample exactly, and choose the least effort with which the pairs of half of it agree well enough."""
     spec = task.spec
@@ -94,7 +101,9 @@ def run_sample(task: TaskContext) -> None:
     for ref in _shards(task, spec.param("base", str)):
         table = task.read(ref, ["sentence_id", "embedding"])
         base_ids = table["sentence_id"].to_numpy()
-        part, _ = search_both(vectors, read_embeddings(table), k, target_ids=base_ids, validate=False)
+        base = read_embeddings(table)
+        gpu = find_task_gpu(task.runtime, len(vectors), base)
+        part, _ = search_both(vectors, base, k, target_ids=base_ids, gpu=gpu, validate=False)
         exact = merge([exact, part])
     # By turns, so that a language with few sentences still has some of both.
     tuned, kept = slice(0, None, 2), slice(1, None, 2)

@@ -78,7 +78,7 @@ class BootstrapOptions:
     @property
     def run(self) -> RunOptions:
         """The options of the stages."""
-        return RunOptions(workers=self.workers, runtime=Runtime(device=self.device))
+        return RunOptions(workers=self.workers, runtime=Runtime(device=self.device, workers=self.workers))
 
 
 @dataclass(frozen=True)

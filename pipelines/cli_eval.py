@@ -49,7 +49,9 @@ def bucc(folder: str, langs: str, split: str, device: str, **given: Any) -> None
 
     sets = [find_bucc(Path(folder), pair.strip(), split) for pair in langs.split(",")]
     encoder = load_encoder(settings.encode.encoder, device=device)
-    results = [evaluate_bucc(encoder, item, k=settings.search.k, settings=settings.select) for item in sets]
+    results = [
+        evaluate_bucc(encoder, item, k=settings.search.k, settings=settings.select, device=device) for item in sets
+    ]
     click.echo(json.dumps(results if len(results) > 1 else results[0], indent=1))
 
 

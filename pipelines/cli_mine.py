@@ -60,6 +60,7 @@ def mine(
         k=settings.search.k,
         settings=settings.select,
         max_chars=max_sentence_chars,
+        device=given["device"],
     )
     write_pairs(mined.pairs, output, suspicious)
     for name, number in mined.counts.items():

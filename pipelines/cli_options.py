@@ -100,9 +100,17 @@ def workers_option(function: _Function) -> _Function:
     return option(function)
 
 
-def memory_option(function: _Function) -> _Function:
-    """Add `--max-memory`."""
+def memory_options(function: _Function) -> _Function:
+    """Add `--max-memory` and `--max-gpu-memory`."""
     option: Callable[[_Function], _Function] = click.option(
+        "--max-gpu-memory",
+        "max_gpu_memory_gb",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GIB",
+        help="Memory of the GPU that all processes of a search may take together  [default: nine tenths of it]",
+    )
+    function = option(function)
+    option = click.option(
         "--max-memory",
         "max_memory_gb",
         type=click.FloatRange(min=0, min_open=True),

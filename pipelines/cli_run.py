@@ -13,7 +13,7 @@ import click
 from emsmine import languages
 from emsmine.pipelines.cli_options import (
     device_option,
-    memory_option,
+    memory_options,
     output_path,
     overrides,
     stage_options,
@@ -52,16 +52,19 @@ def _absolute(path: str) -> str:
 
 
 def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.machine import Limits
     from emsmine.pipelines.run import RunOptions, run_stages
     from emsmine.pipelines.tasks import Runtime
 
     redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
+    workers, device = given["workers"], given["device"]
+    limits = Limits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
     options = RunOptions(
-        workers=given["workers"],
-        runtime=Runtime(device=given["device"]),
+        workers=workers,
+        runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),
         redo=redo,
         dry_run=bool(given.get("dry_run")),
-        max_memory_gb=given.get("max_memory_gb"),
+        limits=limits,
     )
     run_stages(output, settings, stages, options)
 
@@ -94,7 +97,7 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 @click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
 @workers_option
-@memory_option
+@memory_options
 @device_option
 @stage_options(STAGE_NAMES)
 def run(
@@ -125,7 +128,7 @@ def _stage_command(name: str) -> click.Command:
     for decorate in (stage_options([name]), device_option, workers_option, _redo, _reuse, _config, _pairs, _output):
         command = decorate(command)
     if name == "search":
-        command = memory_option(command)
+        command = memory_options(command)
     if takes_inputs:
         command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
     return click.command(name)(command)

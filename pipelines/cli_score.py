@@ -59,7 +59,7 @@ def score(
 
     bitext = read_bitext(files, langs, max_sentence_chars)
     encoder = load_encoder(settings.encode.encoder, device=given["device"])
-    scored = run_scoring(encoder, bitext, k=settings.search.k, margin=settings.select.margin)
+    scored = run_scoring(encoder, bitext, k=settings.search.k, margin=settings.select.margin, device=given["device"])
     written = list(scored_lines(bitext.lines, scored.margins, threshold))
     write_bytes(b"".join(written), output, "score")
     for name, number in {**scored.counts, "written": len(written)}.items():

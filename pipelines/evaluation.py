@@ -162,7 +162,9 @@ def find_bucc(folder: Path, pair: str, split: str = "") -> BuccSet:
     return BuccSet(pair, (source, target), *found)
 
 
-def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSettings) -> dict[str, Any]:
+def evaluate_bucc(
+    encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSettings, device: str = "cpu"
+) -> dict[str, Any]:
     """Mine a BUCC set and compare with its gold: precision, recall and F1 at the threshold, and the best F1.
 
     Copies of a sentence are mined once, and gold pairs of a copy count for the sentence that stands for it.
@@ -186,7 +188,7 @@ def evaluate_bucc(encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSe
             raise InputError(f"eval: {path} has the id {twice!r} more than once; ids must be distinct")
         numbers.append(found)
     gold = _read_gold(item.gold, numbers)
-    pool, _ = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin)
+    pool, _ = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin, device=device)
     mined = select(pool, settings.retrieval, cosine_floor=settings.cosine_floor)
     scores = bucc_scores(mined, gold, threshold=settings.threshold)
     return {

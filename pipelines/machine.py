@@ -30,6 +30,26 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a search may use of a machine; nothing here changes a result.
+
+    Args:
+        memory_gb: GiB that all processes may take together; None: what is available.
+        device: where large products are taken: `cpu`, `cuda`, `cuda:N`, or `auto`, which takes a GPU if there is one.
+        gpu_memory_gb: GiB of that GPU that all processes may take together; None: nine tenths of it.
+    """
+
+    memory_gb: float | None = None
+    device: str = "cpu"
+    gpu_memory_gb: float | None = None
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """The same in bytes."""
+        return None if self.gpu_memory_gb is None else round(self.gpu_memory_gb * (1 << 30))
+
+
+@dataclass(frozen=True)
 class Machine:
     """The facts that a plan is held against.
 
@@ -176,6 +196,13 @@ def measure_multiplication(dim: int) -> float:
         np.matmul(left, right.T, out=scores)
         best = min(best, time.process_time() - started)
     return 2.0 * _TILE_ROWS * _TILE_ROWS * dim / max(best, 1e-6)
+
+
+def torch_sees_gpu() -> bool:
+    """Tell whether the installed torch can use a GPU; nvidia-smi shows one also to a build without CUDA. Loads it."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def multiplies_int8() -> bool:

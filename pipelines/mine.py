@@ -15,6 +15,7 @@ import numpy.typing as npt
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
 from emsmine.lines import unpacked_lines
+from emsmine.mining.gpu import find_gpu
 from emsmine.mining.knn import Neighbours, search_both
 from emsmine.mining.retrieve import Candidates, candidates, select
 from emsmine.mining.suspicion import suspicion
@@ -113,9 +114,10 @@ class _Searched:
         return self.forward, self.backward, self.source_ids, self.target_ids
 
 
-def _search_sides(encoder: Encoder, source: SentenceList, target: SentenceList, k: int) -> _Searched:
+def _search_sides(encoder: Encoder, source: SentenceList, target: SentenceList, k: int, device: str) -> _Searched:
     (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
-    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids)
+    gpu = find_gpu(device, len(left) * right.size)
+    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids, gpu=gpu)
     return _Searched(forward, backward, left_ids, right_ids)
 
 
@@ -127,14 +129,22 @@ def _unusable(searched: _Searched, source: SentenceList, target: SentenceList) -
 
 
 def mine_sides(
-    encoder: Encoder, source: SentenceList, target: SentenceList, *, k: int, margin: str
+    encoder: Encoder, source: SentenceList, target: SentenceList, *, k: int, margin: str, device: str = "cpu"
 ) -> tuple[Candidates, dict[str, int]]:
     """Search both directions and score all candidates; ids are numbers in `texts`.
+
+    Args:
+        encoder: of both sides.
+        source: one side.
+        target: the other.
+        k: neighbours of a sentence.
+        margin: one of `emsmine.mining.margin.MARGINS`.
+        device: where a large search multiplies; the result is the same everywhere.
 
     Returns:
         The candidates and the number of sentences without a usable vector, per side.
     """
-    searched = _search_sides(encoder, source, target, k)
+    searched = _search_sides(encoder, source, target, k, device)
     return candidates(*searched.neighbours(), margin=margin), _unusable(searched, source, target)
 
 
@@ -155,8 +165,9 @@ def mine_files(
     k: int,
     settings: SelectSettings,
     max_chars: int,
+    device: str = "cpu",
 ) -> Mined:
-    """Mine two files of sentences, one a line.
+    """Mine two files of sentences, one a line; `device` is where a large search multiplies.
 
     Raises:
         ConfigError: both sides are stdin.
@@ -178,7 +189,7 @@ def mine_files(
             raise InputError(
                 f"mine: {name} {path} has no usable sentence ({side.dropped or 'it is empty'}); nothing to mine"
             )
-    searched = _search_sides(encoder, source, target, k)
+    searched = _search_sides(encoder, source, target, k, device)
     pool = candidates(*searched.neighbours(), margin=settings.margin)
     chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
     marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=settings.threshold).labels()

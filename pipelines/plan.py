@@ -1,27 +1,21 @@
-"""The plan of a search, from numbers of rows: engines, memory, disk, tasks, time; and what would fit if it does not.
+"""The plan of a search, from numbers of rows: engines, memory, disk, tasks, time. What would fit: `plan_advice`.
 
 Bounds come from the arrays that the steps hold (see `plan_arithmetic`), so a search is refused only for what its
 arithmetic says. Times are estimates, and nothing is refused for them.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from emsmine.errors import ConfigError
 from emsmine.mining.engine_choice import APPROXIMATE, EngineChoice, choose_index, choose_search, index_bytes
 from emsmine.pipelines import plan_arithmetic as arithmetic
 from emsmine.pipelines.machine import Machine
+from emsmine.pipelines.plan_gpu import GpuPlan, plan_gpu
 
 SMALL_OPERATIONS = 2e11
 """Searches of fewer operations take seconds: nobody needs an estimate."""
-_SMALLEST_SHARD = 1_000
-_LARGEST_SHARD = 2_000_000
-_MOST_SHARDS = 10_000
-"""Advice goes no further: every two shards make a task."""
-_ENGINES_TO_TRY = ("auto", "faiss-ivf", "faiss-ivfpq", "exact")
 
 Pair = tuple[str, str]
 
@@ -38,6 +32,7 @@ class SearchRequest:
         workers: worker processes.
         done: tasks that are done already, by `stage.step`.
         present: bytes on the disk already, by dataset.
+        device, max_gpu_memory_gb: see `Limits`.
     """
 
     shards: Mapping[str, tuple[int, ...]]
@@ -50,6 +45,8 @@ class SearchRequest:
     workers: int = 1
     done: Mapping[str, int] = field(default_factory=dict)
     present: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    max_gpu_memory_gb: float | None = None
 
     def rows(self, lang: str) -> int:
         """Rows of a language."""
@@ -126,7 +123,8 @@ class Plan:
     """A search, held against a machine.
 
     Args:
-        operations: of the exact searches that are left, in operations of a float32 product.
+        operations: of the exact searches that are left, in operations of a float32 product; 0 for those on a GPU.
+        gpu: the GPU that they use, if any.
         problems: why the machine cannot do it; empty if it can.
     """
 
@@ -138,6 +136,7 @@ class Plan:
     disk: tuple[DiskPlan, ...]
     operations: float
     problems: tuple[str, ...]
+    gpu: GpuPlan | None = None
 
     @property
     def largest_step(self) -> StepPlan | None:
@@ -186,8 +185,29 @@ def make_plan(request: SearchRequest, machine: Machine, *, int8: bool = False) -
     indexes = tuple(_index(request, lang) for lang in languages)
     steps = tuple(_steps(request, pairs, indexes))
     disk = tuple(_disk(request, pairs, indexes, steps))
-    plan = Plan(request, machine, pairs, indexes, steps, disk, _operations(request, pairs, steps, int8), ())
-    return dataclasses.replace(plan, problems=(*_memory_problems(plan), *_disk_problems(plan)))
+    gpu = _gpu(request, pairs, steps, machine)
+    operations = 0.0 if gpu else _operations(request, pairs, steps, int8)
+    plan = Plan(request, machine, pairs, indexes, steps, disk, operations, (), gpu)
+    problems = (*_memory_problems(plan), *_disk_problems(plan), *([gpu.problem] if gpu and gpu.problem else []))
+    return dataclasses.replace(plan, problems=problems)
+
+
+def _gpu(
+    request: SearchRequest, pairs: tuple[PairPlan, ...], steps: tuple[StepPlan, ...], machine: Machine
+) -> GpuPlan | None:
+    if all(step.is_done for step in steps if step.step in ("search.sample", "search.tile")):
+        return None
+    tiles = [
+        (request.largest(query) if plan.is_exact else min(2 * request.audit_queries, request.rows(query)), base)
+        for plan in pairs
+        if plan.search.engine != "faiss-flat"
+        for query, base in (
+            (plan.pair[0], request.largest(plan.pair[1])),
+            (plan.pair[1], request.largest(plan.pair[0])),
+        )
+    ]
+    workers, limit = request.workers, request.max_gpu_memory_gb
+    return plan_gpu(machine.gpus, request.device, tiles, request.dim, request.k, workers, limit)
 
 
 def _index(request: SearchRequest, lang: str) -> IndexPlan:
@@ -304,66 +324,6 @@ def _disk_problems(plan: Plan) -> Iterator[str]:
             f"at least {size(least)} of disk are needed, most of it for {largest.dataset}, and "
             f"{size(plan.machine.disk_bytes)} are free: {size(least - plan.machine.disk_bytes)} are missing"
         )
-
-
-def remedies(plan: Plan) -> list[str]:
-    """List changes of the command line, each of which lets the plan fit; every one was planned again to see it.
-
-    If no single change does, one worker is combined with the others.
-    """
-    requests = [(plan.request, "")]
-    if plan.request.workers > 1:
-        requests.append((dataclasses.replace(plan.request, workers=1), " -j 1"))
-    for request, more in requests:
-        found = []
-        for alternatives in _changes(request):
-            fitting = (text for text, changed in alternatives if not make_plan(changed, plan.machine).problems)
-            found += [f"{text}{more}" for text in itertools.islice(fitting, 1)]
-        if found:
-            return found
-    return []
-
-
-def _changes(request: SearchRequest) -> Iterator[Iterator[tuple[str, SearchRequest]]]:
-    """Yield groups of alternatives, of each the one nearest to what was asked for first."""
-    yield ((f"-j {n}", dataclasses.replace(request, workers=n)) for n in range(request.workers - 1, 0, -1))
-    largest = max((request.largest(lang) for lang in request.shards), default=0)
-    smallest = max(_SMALLEST_SHARD, *(request.rows(lang) // _MOST_SHARDS for lang in request.shards))
-    for sizes in ([largest >> power for power in range(1, 32)], [largest << power for power in range(1, 32)]):
-        yield (
-            (f"--shard-rows {rows}", _resharded(request, rows)) for rows in sizes if smallest <= rows <= _LARGEST_SHARD
-        )
-    for engine in _ENGINES_TO_TRY:
-        if engine != request.engine:
-            changed = dataclasses.replace(request, engine=engine, done=_only_vectors(request.done))
-            yield iter([(f"--engine {engine}", changed)])
-
-
-def _resharded(request: SearchRequest, shard_rows: int) -> SearchRequest:
-    shards = {lang: even_shards(request.rows(lang), shard_rows) for lang in request.shards}
-    return dataclasses.replace(request, shards=shards, done=_only_vectors(request.done))
-
-
-def _only_vectors(done: Mapping[str, int]) -> dict[str, int]:
-    """Leave out the steps whose results another engine or size of shards does not use."""
-    return {step: number for step, number in done.items() if step == "encode.encode"}
-
-
-def check_fits(plan: Plan) -> None:
-    """Refuse a plan that the machine cannot carry out.
-
-    Raises:
-        ConfigError: memory or disk is too small; the message says what would fit.
-    """
-    if not plan.problems:
-        return
-    found = remedies(plan)
-    advice = f"What fits: {'; or '.join(found)}"
-    if any("--shard-rows" in text for text in found):
-        advice += " (a new --shard-rows needs --redo langid)"
-    if not found:
-        advice = "No other -j, --shard-rows or --engine fits: take a smaller --k, fewer sentences, or a larger machine"
-    raise ConfigError(f"plan: {'. Also: '.join(plan.problems)}. {advice}")
 
 
 def size(num_bytes: float) -> str:

@@ -1,14 +1,22 @@
 """The plan of a run directory: rows of finished stages, pairs of its settings, and what is done."""
 
+import dataclasses
 import logging
 from collections import Counter
 from pathlib import Path
 
 from emsmine.errors import ConfigError
 from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path, walk_files
-from emsmine.pipelines.machine import look_at_machine, measure_multiplication, multiplies_int8
+from emsmine.pipelines.machine import (
+    Limits,
+    look_at_machine,
+    measure_multiplication,
+    multiplies_int8,
+    torch_sees_gpu,
+)
 from emsmine.pipelines.parquet import read_slice
-from emsmine.pipelines.plan import SMALL_OPERATIONS, Plan, SearchRequest, check_fits, even_shards, make_plan
+from emsmine.pipelines.plan import SMALL_OPERATIONS, Plan, SearchRequest, even_shards, make_plan
+from emsmine.pipelines.plan_advice import check_fits
 from emsmine.pipelines.plan_text import Speed, summary_lines
 from emsmine.pipelines.schemas import embeddings_metadata
 from emsmine.pipelines.settings import Settings
@@ -16,9 +24,19 @@ from emsmine.pipelines.stages.base import pair_folder
 from emsmine.pipelines.store import Store
 from emsmine.pipelines.tasks import FileRef
 
+NO_LIMITS = Limits()
+
 logger = logging.getLogger(__name__)
 
-_STEPS = ("index.build", "search.sample", "search.tile", "search.merge", "search.audit", "select.select")
+_STEPS = (
+    "index.build",
+    "search.sample",
+    "search.reuse",
+    "search.tile",
+    "search.merge",
+    "search.audit",
+    "select.select",
+)
 _DATASETS = ("embeddings", "index", "tiles", "neighbours")
 
 
@@ -95,18 +113,21 @@ def _done(store: Store, settings: Settings) -> dict[str, int]:
     return dict(done)
 
 
-def plan_and_measure(
-    request: SearchRequest, output: Path, max_memory_gb: float | None = None
-) -> tuple[Plan, Speed | None]:
+def plan_and_measure(request: SearchRequest, output: Path, limits: Limits = NO_LIMITS) -> tuple[Plan, Speed | None]:
     """Plan a search on this machine; measure how fast it multiplies if the search is long enough to ask."""
-    machine = look_at_machine(output, max_memory_gb)
+    machine = look_at_machine(output, limits.memory_gb)
     plan = make_plan(request, machine)
     if plan.operations < SMALL_OPERATIONS:
         return plan, None
+    if limits.device != "cpu" and machine.gpus and torch_sees_gpu():
+        request = dataclasses.replace(request, device=limits.device, max_gpu_memory_gb=limits.gpu_memory_gb)
+        plan = make_plan(request, machine)
+        if plan.gpu is not None:
+            return plan, None
     return make_plan(request, machine, int8=multiplies_int8()), Speed(measure_multiplication(request.dim))
 
 
-def check_search(store: Store, settings: Settings, workers: int, max_memory_gb: float | None = None) -> None:
+def check_search(store: Store, settings: Settings, workers: int, limits: Limits = NO_LIMITS) -> None:
     """Log the plan of a search that is about to start, and refuse it if this machine cannot carry it out.
 
     Raises:
@@ -115,7 +136,7 @@ def check_search(store: Store, settings: Settings, workers: int, max_memory_gb: 
     if not store.has_step("encode", "encode"):
         return  # the search itself says what is missing
     request = request_from_run(store, settings, workers)
-    plan, speed = plan_and_measure(request, store.root, max_memory_gb)
+    plan, speed = plan_and_measure(request, store.root, limits)
     if all(step.is_done for step in plan.steps if step.step.startswith("search.")):
         return
     for line in summary_lines(plan, speed):

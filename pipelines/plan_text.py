@@ -41,6 +41,8 @@ def time_line(plan: Plan, speed: Speed | None) -> str:
     approximate = "; approximate search: not estimated" if plan.has_approximate else ""
     if any(pair.search.engine == "faiss-flat" for pair in plan.pairs):
         return "search: not estimated (faiss-flat)"
+    if plan.gpu is not None:
+        return f"search: on {plan.gpu.name}, not estimated"
     if not plan.operations:
         return "search: not estimated (approximate)" if plan.has_approximate else "search: nothing left to do"
     if plan.operations < SMALL_OPERATIONS:
@@ -75,10 +77,15 @@ def _gpu_line(plan: Plan) -> str:
     seen = ", ".join(f"{gpu.name}: {size(gpu.free_bytes)} of {size(gpu.total_bytes)} free" for gpu in plan.machine.gpus)
     if not seen:
         return "none visible; search needs none"
+    if plan.gpu is not None and not plan.gpu.problem:
+        gpu = plan.gpu
+        seen += (
+            f"; exact search takes {size(gpu.task_bytes)} of {size(gpu.allowed_bytes)} allowed, {gpu.at_once} at a time"
+        )
     lists = [index.num_bytes for index in plan.indexes if index.choice.engine in ("faiss-ivf", "faiss-ivfpq")]
     if lists:
         return f"{seen}; with faiss-gpu every worker copies an index there, up to {size(max(lists))}"
-    return f"{seen}; search uses none"
+    return seen if plan.gpu is not None else f"{seen}; search uses none"
 
 
 def summary_lines(plan: Plan, speed: Speed | None) -> list[str]:
@@ -158,6 +165,7 @@ def as_json(plan: Plan, speed: Speed | None) -> dict[str, Any]:
         ],
         "steps": [dataclasses.asdict(step) for step in plan.steps],
         "disk": [dataclasses.asdict(item) for item in plan.disk],
+        "gpu": dataclasses.asdict(plan.gpu) if plan.gpu else None,
         "machine": dataclasses.asdict(plan.machine),
         "exact_search_cpu_seconds": seconds,
         "problems": list(plan.problems),

@@ -19,7 +19,8 @@ from emsmine.pipelines.executor import Executor, LocalExecutor
 from emsmine.pipelines.files import new_attempt, write_atomically
 from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
 from emsmine.pipelines.lock import run_lock
-from emsmine.pipelines.plan_run import check_search
+from emsmine.pipelines.machine import Limits
+from emsmine.pipelines.plan_run import NO_LIMITS, check_search
 from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.reuse import adopt_finished, check_reuse
 from emsmine.pipelines.settings import Settings, to_toml
@@ -44,8 +45,8 @@ class RunOptions:
     redo: tuple[str, ...] = ()
     """Stages whose results are removed first, with those of all later stages."""
     dry_run: bool = False
-    max_memory_gb: float | None = None
-    """GiB that a search may take; None: what is available."""
+    limits: Limits = NO_LIMITS
+    """What a search may take of the machine."""
 
 
 def execute(root: Path, runtime: Runtime, spec: TaskSpec) -> TaskReport:
@@ -82,7 +83,7 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
             for name in STAGE_NAMES:
                 if name == "search" and name in stages and not options.dry_run:
-                    check_search(store, settings, options.workers, options.max_memory_gb)
+                    check_search(store, settings, options.workers, options.limits)
                 if name in stages and not _run_stage(load_stage(name), context, options, _Workers(pool, run)):
                     return
         if not options.dry_run:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
+from emsmine.mining.gpu import find_gpu
 from emsmine.mining.knn import exact_cosine, search_both
 from emsmine.mining.margin import margin_scores, mean_similarity
 from emsmine.pipelines.mine import SentenceList, collect, encode_usable, read_lines
@@ -87,7 +88,7 @@ def _joined(paths: Sequence[str]) -> Iterator[bytes]:
         yield b"\t".join(line.replace(b"\t", b" ") for line in pair)
 
 
-def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str) -> Scored:
+def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str = "cpu") -> Scored:
     """Compute the margin of every line over all sentences of the bitext.
 
     Sentences that are equal but for case, width, punctuation and spaces are one, as in mining: copies would be one
@@ -98,9 +99,10 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str) -> Scored:
         bitext: what to score.
         k: neighbours of a sentence.
         margin: one of `emsmine.mining.margin.MARGINS`.
+        device: where a large search multiplies; the result is the same everywhere.
     """
     (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (bitext.source, bitext.target))
-    forward, backward = search_both(left, right, k)
+    forward, backward = search_both(left, right, k, gpu=find_gpu(device, len(left) * right.size))
     source, target = (
         _rows(side.places, ids, len(side.texts))
         for side, ids in ((bitext.source, left_ids), (bitext.target, right_ids))

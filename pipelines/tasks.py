@@ -125,11 +125,15 @@ class Runtime:
     Args:
         device: where models run (`cpu`, `cuda:0`).
         threads: threads that one task may use.
+        workers: processes that run tasks at the same time.
+        gpu_memory_bytes: of a GPU, that the searches of all of them may take together; None: what is free.
         extra: anything else of this kind, by name.
     """
 
     device: str = "cpu"
     threads: int = 1
+    workers: int = 1
+    gpu_memory_bytes: int | None = None
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
 

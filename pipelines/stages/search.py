@@ -14,15 +14,16 @@ import numpy as np
 from emsmine.errors import CorruptOutputError
 from emsmine.mining.faiss_search import search_both_flat
 from emsmine.mining.knn_incremental import Ranked, merge_ranked, search_both_new, search_both_ranked
-from emsmine.pipelines.approximate import run_audit, run_queries, run_sample
+from emsmine.pipelines.approximate import find_task_gpu, run_audit, run_queries, run_sample
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours, read_ranked, write_neighbours, write_ranked
 from emsmine.pipelines.plan_arithmetic import LISTS_AT_ONCE
 from emsmine.pipelines.reuse_neighbours import VERSIONS, held_files, held_positions, plan_reuse, run_reuse
 from emsmine.pipelines.schemas import embeddings_metadata, read_embeddings
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder, shard_name, shard_of
 from emsmine.pipelines.stages.index import approximate_pairs
-from emsmine.pipelines.tasks import JSON, FileRef, TaskSpec
+from emsmine.pipelines.tasks import JSON, FileRef, Runtime, TaskSpec
 
 __all__ = ["DIRECTIONS", "STAGE", "read_neighbours", "write_neighbours"]
 
@@ -106,6 +107,7 @@ def run_tile(task: TaskContext) -> None:
     ids = [table["sentence_id"].to_numpy() for table in tables]
     source, target = (read_embeddings(table) for table in tables)
     held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
+    gpu = find_task_gpu(task.runtime, len(source), target)
     if task.spec.param("engine", str) == "faiss-flat":
         flat = search_both_flat(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
         found = Ranked.unsure(flat[0]), Ranked.unsure(flat[1])
@@ -113,9 +115,9 @@ def run_tile(task: TaskContext) -> None:
         is_held = [np.zeros(len(rows), dtype=bool) for rows in ids]
         for ref, rows, mask in zip(held, ids, is_held, strict=True):
             mask[held_positions(task, ref, rows)[0]] = True
-        found = search_both_new(source, target, k, ids[0], ids[1], is_held[0], is_held[1])
+        found = search_both_new(source, target, k, ids[0], ids[1], is_held[0], is_held[1], gpu)
     else:
-        found = search_both_ranked(source, target, k, ids[0], ids[1])
+        found = search_both_ranked(source, target, k, ids[0], ids[1], gpu=gpu)
     pair, tile = task.spec.partition.split("/")
     for direction, rows, ranked in zip(DIRECTIONS, ids, found, strict=True):
         task.count_in(len(rows))
@@ -179,6 +181,14 @@ def plan_audit(step: Step, context: PlanContext) -> list[TaskSpec]:
     return specs
 
 
+def check(_: Settings, runtime: Runtime) -> None:
+    """Refuse a device that is not there."""
+    if runtime.device not in ("auto", "cpu"):
+        from emsmine.encoder.ems import resolve_device
+
+        resolve_device(runtime.device)
+
+
 STAGE = Stage(
     "search",
     "find nearest neighbours in both directions",
@@ -190,4 +200,5 @@ STAGE = Stage(
         Step("search", "merge", VERSIONS["merge"], plan_merge, run_merge),
         Step("search", "audit", 2, plan_audit, run_audit),
     ),
+    check,
 )

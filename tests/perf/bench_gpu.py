@@ -1,11 +1,13 @@
-"""What share of a GPU's matrix rate encoding and training reach, as Markdown.
+"""What share of a GPU's matrix rate encoding, training and exact search reach, as Markdown.
 
 The rate is that of the best of some square bf16 products in the same run. Work is what the equations need: 2 operations
 a weight and token in the layers, attention, and for training the reconstruction head, backward twice forward. Nothing
-for padding, of which there is none, nor for recomputation.
+for padding, of which there is none, nor for recomputation. Search is timed whole, from vectors in memory to neighbours
+of both sides, against `torch.matmul` with `topk` along both axes of tiles, whose scores are not rechecked, and against
+a flat index of faiss-gpu where that is installed.
 
-Usage: python tests/perf/bench_gpu.py [--device cuda] [--tiny]
---tiny does the same with a small network, to try the script on a CPU.
+Usage: python tests/perf/bench_gpu.py [--search] [--device cuda] [--tiny]
+--search does the search only; --tiny all with small networks and sides, to try the script on a CPU.
 """
 
 import argparse
@@ -24,6 +26,8 @@ from emsmine.encoder.network import Network
 from emsmine.encoder.tokenizer import Packed
 from emsmine.encoder.trainer import Trainer
 from emsmine.encoder.training_config import DataConfig, OptimiserConfig, RunConfig, TrainingConfig
+from emsmine.mining.gpu import Gpu
+from emsmine.mining.knn import search_both
 
 TINY = NetworkConfig(vocab_size=500, dim=64, num_layers=2, num_heads=2, ffn_dim=256)
 ROUNDS = 5
@@ -114,16 +118,67 @@ def training(config: NetworkConfig, device: torch.device, rate: float, batch_siz
         print(f"| {size:,} | {size / spent:,.0f} | {tokens / spent:,.0f} | {work / spent / rate:.0%} |", flush=True)
 
 
+def torch_topk(source: torch.Tensor, target: torch.Tensor, k: int, tile: int) -> None:
+    """Find the k nearest of both sides as one would by hand, with vectors on the device already."""
+    best = [torch.full((len(side), k), -2.0, device=side.device, dtype=torch.float16) for side in (source, target)]
+    for top in range(0, len(source), tile):
+        for left in range(0, len(target), tile):
+            scores = source[top : top + tile] @ target[left : left + tile].T
+            for dim, start, held in ((1, top, best[0]), (0, left, best[1])):
+                found = scores.topk(k, dim=dim).values
+                found = found if dim == 1 else found.T
+                part = held[start : start + len(found)]
+                part.copy_(torch.cat([part, found], dim=1).topk(k, dim=1).values)
+
+
+def faiss_flat(source: np.ndarray, target: np.ndarray, k: int) -> None:
+    """Search both directions in flat indexes of faiss-gpu."""
+    import faiss
+
+    for query, base in ((source, target), (target, source)):
+        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), base.shape[1])
+        index.add(base)
+        index.search(query, k)
+
+
+def searching(device: torch.device, rate: float, shapes: tuple[tuple[int, int], ...], tile: int) -> None:
+    """Print scores a second of both directions together."""
+    import faiss
+
+    print("| rows a side | d | scores/s | of the bf16 peak | time of torch topk | of faiss-gpu flat, in ours |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for rows, dim in shapes:
+        sides = [np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32) for seed in (0, 1)]
+        source, target = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides)
+        memory = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
+        gpu = Gpu(str(device), memory)
+        ours = seconds(device, lambda a=source, b=target, g=gpu: search_both(a, b, 5, gpu=g, validate=False))  # type: ignore[misc]
+        halves = [torch.from_numpy(side).half().to(device) for side in (source, target)]
+        by_hand = seconds(device, lambda h=halves: torch_topk(h[0], h[1], 5, tile))  # type: ignore[misc]
+        flat = "not installed"
+        if device.type == "cuda" and hasattr(faiss, "GpuIndexFlatIP"):
+            flat = f"{seconds(device, lambda a=source, b=target: faiss_flat(a, b, 5)) / ours:.2f}"  # type: ignore[misc]
+        share = 2 * rows**2 * dim / ours / rate
+        print(f"| {rows:,} | {dim} | {rows**2 / ours:.2e} | {share:.0%} | {by_hand / ours:.2f} | {flat} |", flush=True)
+
+
 def main() -> None:
-    """Measure the rate, encoding and training."""
+    """Measure the rate, encoding and training, or the search."""
     parser = argparse.ArgumentParser(description="Shares of a GPU's matrix rate.")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--search", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rate = matrix_rate(device, (256,) if options.tiny else (4096, 8192, 16384))
     print(f"{name}, torch {torch.__version__}: best bf16 product {rate / 1e12:,.2f} TFLOP/s\n")
+    if options.search:
+        sides = (
+            ((3000, 64),) if options.tiny else tuple((rows, dim) for rows in (65_536, 262_144) for dim in (256, 1024))
+        )
+        searching(device, rate, sides, 512 if options.tiny else 16_384)
+        return
     config = TINY if options.tiny else dataclasses.replace(NetworkConfig(), max_tokens=120)
     encoding(config, device, rate, (512, 2048) if options.tiny else (1024, 8192, 32_768, 131_072))
     training(config, device, rate, (16, 32) if options.tiny else (152, 608, 1216))

@@ -117,10 +117,8 @@ def test_no_score_is_further_off_than_its_bound(engine: str, sides: tuple[Array,
     assert (np.abs(found - exact) <= bound).all()
     # The bound is also of use: a step of int8 is about a hundredth of the largest value of a block.
     assert bound.max() < (0.3 if engine == "int8" else 1e-4)
-    for factor, size, blocks in (
-        (left, len(sides[0]), np.arange(len(left.rows)) // 32),
-        (right, len(sides[1]), np.arange(len(right.rows)) % (len(right.rows) // 32)),
-    ):
+    for factor, size in ((left, len(sides[0])), (right, len(sides[1]))):
+        blocks = np.arange(len(factor.rows)) % (len(factor.rows) // 32)
         assert sorted(factor.rows[factor.real].tolist()) == list(range(size))
         assert (factor.block_scale[blocks] == factor.scale).all()
         assert (factor.block_error[blocks] >= factor.error).all()
@@ -144,33 +142,40 @@ def test_the_error_of_a_rounded_row_is_its_distance(sides: tuple[Array, Array]) 
         assert (factor.error <= 1.001 * distance + rotation.error + 1e-6).all()
 
 
-def factor(generator: np.random.Generator, num_blocks: int, *, strided: bool) -> Factor:
-    """Positions with scales and errors as int8 has them, and no matrix."""
+def factor(generator: np.random.Generator, num_blocks: int, error: float | None) -> Factor:
+    """Positions with scales and errors as int8 has them, or one error and no scale as float32 has; no matrix."""
     num_rows = 32 * num_blocks
     block_scale = generator.uniform(1e-4, 1e-2, num_blocks).astype(np.float32)
-    scale = np.tile(block_scale, 32) if strided else np.repeat(block_scale, 32)
-    error = generator.uniform(0, 0.1, num_rows).astype(np.float32)
-    real = np.ones(num_rows, dtype=bool)
-    rows = np.arange(num_rows)
-    return Factor(slice(0, num_rows), rows, real, None, scale, error, block_scale, per_block(error, strided=strided))
+    errors = generator.uniform(0, 0.1, num_rows).astype(np.float32)
+    slack = None
+    if error is not None:
+        block_scale, errors = np.ones_like(block_scale), np.full_like(errors, error)
+        slack = error * (2 * LENGTH + error)
+    real, rows = np.ones(num_rows, dtype=bool), np.arange(num_rows)
+    scale = np.tile(block_scale, 32)
+    return Factor(slice(0, num_rows), rows, real, None, scale, errors, block_scale, per_block(errors), slack)
 
 
 @QUICK
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32))
-def test_limits_and_floors_leave_room_for_the_whole_bound(rows: int, columns: int, k: int, seed: int) -> None:
+@given(
+    st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.sampled_from([None, 1e-5, 0.1]), st.integers(0, 2**32)
+)
+def test_limits_and_floors_leave_room_for_the_whole_bound(
+    rows: int, columns: int, k: int, error: float | None, seed: int
+) -> None:
     generator = np.random.default_rng(seed)
-    left, right = factor(generator, rows, strided=False), factor(generator, columns, strided=True)
+    left, right = factor(generator, rows, error), factor(generator, columns, error)
     approximate = generator.uniform(-1, 1, (len(left.rows), len(right.rows)))
     scales = left.scale.astype(np.float64)[:, None] * right.scale
-    scores = np.rint(approximate / scales).astype(np.int32)
+    scores = np.rint(approximate / scales).astype(np.int32) if error is None else approximate.astype(np.float32)
     tile = _Tile(scores, left, right, uses_torch=bool(seed % 2))
-    for query, base, flag, found, (members, blocks, axis) in (
-        (left, right, tile.flag_rows, scores * scales, (32, -1, 1)),
-        (right, left, tile.flag_columns, (scores * scales).T, (-1, 32, 2)),
+    for query, base, flag, found in (
+        (left, right, tile.flag_rows, scores * scales),
+        (right, left, tile.flag_columns, (scores * scales).T),
     ):
         block_bound = LENGTH * base.block_error + query.error[:, None] * (LENGTH + base.block_error)
         bound = LENGTH * base.error + query.error[:, None] * (LENGTH + base.error)
-        largest = found.reshape(len(found), members, blocks).max(axis=axis)
+        largest = found.reshape(len(found), 32, -1).max(axis=1)
         proven = largest - block_bound if len(base.block_error) >= k else found - bound
         kth = np.sort(proven, axis=1)[:, -k]
         flagged = flag(Neighbours.empty(len(query.rows), k))

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from emsmine.mining.engine_choice import ENGINES
 from emsmine.pipelines.machine import Machine
-from emsmine.pipelines.plan import Plan, SearchRequest, even_shards, make_plan, remedies
+from emsmine.pipelines.plan import Plan, SearchRequest, even_shards, make_plan
+from emsmine.pipelines.plan_advice import remedies
 
 MACHINE = Machine(8 << 30, "MemAvailable", 50 << 30, 4)
 ROWS = st.integers(0, 3_000_000)

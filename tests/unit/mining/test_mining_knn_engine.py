@@ -198,12 +198,12 @@ def test_unknown_and_impossible_precisions_are_refused(monkeypatch: pytest.Monke
 
 
 @needs_int8
-def test_auto_rounds_large_searches_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(knn._products("auto", 1024, 10**10, (64, 64))[0], knn_int8.Int8Products)
-    assert isinstance(knn._products("auto", 31, 10**12, (64, 64))[0], Float32Products)
-    small = knn._products("auto", 1024, 1000, (64, 64))[0]
-    assert isinstance(small, Float32Products)
-    assert not small.uses_torch
+def test_auto_rounds_large_searches_only() -> None:
+    assert knn._precision("auto", 1024, 10**10) == (True, True)
+    assert knn._precision("fp32", 1024, 10**10) == (False, True)
+    assert knn._precision("auto", 31, 10**12) == (False, True)
+    assert knn._precision("auto", 1024, 1000) == (False, False)
+    assert knn._precision("int8", 1024, 1000) == (True, True)
 
 
 def test_products_that_are_not_float32_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:

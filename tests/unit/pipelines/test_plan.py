@@ -7,7 +7,8 @@ import pytest
 from emsmine.errors import ConfigError
 from emsmine.pipelines import plan_arithmetic as arithmetic
 from emsmine.pipelines.machine import Gpu, Machine
-from emsmine.pipelines.plan import Plan, SearchRequest, check_fits, even_shards, make_plan, remedies, size
+from emsmine.pipelines.plan import Plan, SearchRequest, even_shards, make_plan, size
+from emsmine.pipelines.plan_advice import check_fits, remedies
 from emsmine.pipelines.plan_text import Speed, as_json, duration, format_plan, summary_lines, time_line
 
 GIB = 1 << 30
@@ -55,6 +56,15 @@ def test_exact_search_of_two_shards_by_three() -> None:
 def test_merging_needs_no_more_memory_for_many_shards() -> None:
     few, many, more = (arithmetic.merge_bytes(100_000, tiles, 4) for tiles in (2, 100, 10_000))
     assert few < many == more
+
+
+def test_selection_takes_a_few_bytes_a_sentence_and_a_buffer() -> None:
+    rows = 10_000_000
+    fixed = arithmetic.select_bytes(1_000_000, 1_000_000, 4) - 1_000_000 * 46
+    assert arithmetic.select_bytes(rows, rows, 4) == fixed + rows * 46
+    # Lists are held of the smaller side.
+    assert arithmetic.select_bytes(rows, 1_000_000, 4) == arithmetic.select_bytes(1_000_000, rows, 4)
+    assert arithmetic.select_bytes(rows, 1_000_000, 4) == fixed + rows * 9 + 1_000_000 * 37
 
 
 def test_auto_chooses_by_pair_and_language() -> None:
