@@ -7,18 +7,26 @@ neighbours, which need not be the nearest.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, check_ids
 from emsmine.mining.knn_neighbours import descending_bits
 from emsmine.mining.margin import margin_scores, mean_similarity
+from emsmine.mining.select_choice import RETRIEVALS, BoolArray, Chooser, IndexArray
 
-RETRIEVALS = ("forward", "backward", "intersect", "max")
-_ROUNDS = 8
-"""Rounds of one-to-one selection over whole arrays, before the rest is done pair by pair."""
+__all__ = [
+    "RETRIEVALS",
+    "BoolArray",
+    "Candidates",
+    "IndexArray",
+    "candidates",
+    "check_distinct",
+    "check_limits",
+    "rows_of",
+    "select",
+]
 
-BoolArray = NDArray[np.bool_]
-IndexArray = NDArray[np.intp]
+_FEW = 8
+"""Neighbours of a row that are compared two by two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +132,7 @@ def candidates(
     source_ids = check_ids(source_ids, forward.num_rows, "source")
     target_ids = check_ids(target_ids, backward.num_rows, "target")
     for neighbours, ids, side in ((forward, source_ids, "source"), (backward, target_ids, "target")):
-        _check_distinct(neighbours, ids, side)
+        check_distinct(neighbours, ids, side)
     exists_NK, exists_MK = forward.ids >= 0, backward.ids >= 0
     # Row numbers of both sides; ids are sparse (partition << 40 | row) and index nothing.
     source_row = np.concatenate([np.nonzero(exists_NK)[0], rows_of(backward.ids[exists_MK], source_ids, "source")])
@@ -165,19 +173,23 @@ def select(
     Raises: ValueError for an unknown retrieval or a limit that is NaN.
     Reference: Artetxe and Schwenk 2019, section 3.2.
     """
-    if retrieval not in RETRIEVALS:
-        raise ValueError(f"select: unknown retrieval {retrieval!r}; choose one of {', '.join(RETRIEVALS)}")
-    if np.isnan(threshold) or np.isnan(cosine_floor):
-        raise ValueError(f"select: threshold {threshold} and cosine floor {cosine_floor} must be numbers")
+    check_limits(threshold, cosine_floor)
     # numpy would round a Python float to float32 first, and a midpoint of two float32 onto one of them.
     eligible = (pairs.margin.astype(np.float64) >= threshold) & (pairs.cosine.astype(np.float64) >= cosine_floor)
     pool = pairs.take(np.flatnonzero(eligible))
-    if retrieval == "max":
-        return pool.take(_greedy(pool))
-    forward = _first_of_each(pool.source_ids, pool.in_forward)
-    backward = _first_of_each(pool.target_ids, pool.in_backward)
-    chosen = {"forward": forward, "backward": backward, "intersect": np.intersect1d(forward, backward)}
-    return pool.take(chosen[retrieval])
+    known_source, source = np.unique(pool.source_ids, return_inverse=True)
+    known_target, target = np.unique(pool.target_ids, return_inverse=True)
+    chooser = Chooser(retrieval, known_source.size, known_target.size)
+    return pool.take(chooser.choose(source, target, pool.in_forward, pool.in_backward))
+
+
+def check_limits(threshold: float, cosine_floor: float) -> None:
+    """Refuse a limit that is NaN, under which nothing would be eligible.
+
+    Raises: ValueError that names both.
+    """
+    if np.isnan(threshold) or np.isnan(cosine_floor):
+        raise ValueError(f"select: threshold {threshold} and cosine floor {cosine_floor} must be numbers")
 
 
 def _best_first(source_ids: Int64Array, target_ids: Int64Array, margin: Float32Array) -> IndexArray:
@@ -195,9 +207,25 @@ def _best_first(source_ids: Int64Array, target_ids: Int64Array, margin: Float32A
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
 
 
-def _check_distinct(neighbours: Neighbours, row_ids: Int64Array, side: str) -> None:
-    """Refuse a neighbour that counts twice in a mean: every margin of its row would be another one."""
-    ids_NK = np.sort(neighbours.ids, axis=1)
+def check_distinct(neighbours: Neighbours, row_ids: Int64Array, side: str) -> None:
+    """Refuse a neighbour that counts twice in a mean: every margin of its row would be another one.
+
+    Args:
+        neighbours: lists of one side.
+        row_ids: the id of each row.
+        side: "source" or "target", for the message.
+
+    Raises: ValueError that names the first row and neighbour.
+    """
+    ids_NK = neighbours.ids
+    if neighbours.k <= _FEW:  # a few comparisons are faster than a sort of each row
+        is_twice = np.zeros(neighbours.num_rows, dtype=bool)
+        for place in range(1, neighbours.k):
+            for before in range(place):
+                is_twice |= (ids_NK[:, place] == ids_NK[:, before]) & (ids_NK[:, place] >= 0)
+        if not is_twice.any():
+            return
+    ids_NK = np.sort(ids_NK, axis=1)
     twice = np.argwhere((ids_NK[:, 1:] == ids_NK[:, :-1]) & (ids_NK[:, 1:] >= 0))
     if len(twice):
         row, place = twice[0].tolist()
@@ -205,44 +233,6 @@ def _check_distinct(neighbours: Neighbours, row_ids: Int64Array, side: str) -> N
             f"candidates: {side} {row_ids[row]} has neighbour {ids_NK[row, place]} twice; join parts with "
             "emsmine.mining.knn.merge, which keeps each id once"
         )
-
-
-def _first_of_each(ids: Int64Array, allowed: BoolArray) -> IndexArray:
-    """Position of the first allowed pair of each id: the best one, as pairs are in order."""
-    positions = np.flatnonzero(allowed)
-    _, first = np.unique(ids[positions], return_index=True)
-    return np.sort(positions[first])
-
-
-def _greedy(pool: Candidates) -> IndexArray:
-    """Take each pair, best first, whose sentences are both free.
-
-    A pair that is the best one left of both its sentences is taken whatever happens to the others. So all of these are
-    taken at once, round by round; few rounds settle nearly everything, and the rest is gone through one by one.
-    """
-    _, source = np.unique(pool.source_ids, return_inverse=True)
-    _, target = np.unique(pool.target_ids, return_inverse=True)
-    left = np.arange(len(pool))
-    free = [np.ones(len(pool), dtype=bool) for _ in range(2)]
-    first = [np.zeros(len(pool), dtype=np.intp) for _ in range(2)]
-    chosen = []
-    for _ in range(_ROUNDS):
-        sides = source[left], target[left]
-        for side, best in zip(sides, first, strict=True):
-            best[side[::-1]] = left[::-1]  # the last one assigned is the first one in order
-        taken = left[(first[0][sides[0]] == left) & (first[1][sides[1]] == left)]
-        chosen.append(taken)
-        free[0][source[taken]] = free[1][target[taken]] = False
-        left = left[free[0][sides[0]] & free[1][sides[1]]]
-        if not left.size:
-            break
-    source_free, target_free = (bytearray(side.tobytes()) for side in free)
-    rest = []
-    for position, one, other in zip(left.tolist(), source[left].tolist(), target[left].tolist(), strict=True):
-        if source_free[one] and target_free[other]:
-            source_free[one] = target_free[other] = 0
-            rest.append(position)
-    return np.sort(np.concatenate([*chosen, np.array(rest, dtype=np.intp)]))
 
 
 def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> Int64Array:

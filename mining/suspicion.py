@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emsmine.mining.knn import Int64Array, Neighbours, check_ids
+from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, check_ids
 from emsmine.mining.margin import margin_scores
 from emsmine.mining.retrieve import BoolArray, Candidates, rows_of
 
@@ -34,8 +34,11 @@ class Suspicion:
 
     def labels(self) -> list[str]:
         """Return the reasons of each pair, joined by commas in the order of `REASONS`; "" for nothing suspicious."""
-        flags = zip(self.low_cosine.tolist(), self.few_neighbours.tolist(), strict=True)
-        return [",".join(reason for reason, holds in zip(REASONS, row, strict=True) if holds) for row in flags]
+        labels = [""] * len(self.low_cosine)
+        for pair in np.flatnonzero(self.low_cosine | self.few_neighbours).tolist():
+            flags = self.low_cosine[pair], self.few_neighbours[pair]
+            labels[pair] = ",".join(reason for reason, holds in zip(REASONS, flags, strict=True) if holds)
+        return labels
 
 
 def suspicion(
@@ -67,16 +70,47 @@ def suspicion(
         raise ValueError(f"suspicion: threshold {threshold} must be a number")
     source_ids = check_ids(source_ids, forward.num_rows, "source")
     target_ids = check_ids(target_ids, backward.num_rows, "target")
-    in_typical = margin_scores(chosen.cosine, _typical(forward), _typical(backward), margin)
+    typical = [typical_similarity(last_similarity(neighbours)) for neighbours in (forward, backward)]
     source_row = rows_of(chosen.source_ids, source_ids, "source")
     target_row = rows_of(chosen.target_ids, target_ids, "target")
-    few: BoolArray = np.any(forward.ids < 0, axis=1)[source_row] | np.any(backward.ids < 0, axis=1)[target_row]
-    return Suspicion(in_typical < threshold, few)
+    few = few_neighbours(forward)[source_row] | few_neighbours(backward)[target_row]
+    return mark(chosen.cosine, few, typical[0], typical[1], margin=margin, threshold=threshold)
 
 
-def _typical(neighbours: Neighbours) -> float:
-    """Median over rows of the similarity to the last neighbour that exists; NaN if no row has any."""
+def mark(
+    cosine: Float32Array, few: BoolArray, typical_source: float, typical_target: float, *, margin: str, threshold: float
+) -> Suspicion:
+    """Mark pairs as `suspicion` does, from facts on the neighbourhoods.
+
+    Args:
+        cosine: cosine of each pair.
+        few: whether a sentence of the pair has fewer than k neighbours.
+        typical_source: `typical_similarity` of the source side.
+        typical_target: the same for the target side.
+        margin: one of `emsmine.mining.margin.MARGINS`.
+        threshold: lowest margin of a chosen pair.
+
+    Shapes: cosine, few [P].
+    """
+    return Suspicion(margin_scores(cosine, typical_source, typical_target, margin) < threshold, few)
+
+
+def few_neighbours(neighbours: Neighbours) -> BoolArray:
+    """Mark the rows, of [N], that lack a neighbour."""
+    few: BoolArray = np.any(neighbours.ids < 0, axis=1)
+    return few
+
+
+def last_similarity(neighbours: Neighbours) -> Float32Array:
+    """Return the similarity to the last neighbour that exists, of the rows that have any."""
     exists_NK = neighbours.ids >= 0
-    last_N = np.where(exists_NK, neighbours.cosine, np.inf).min(axis=1, initial=np.inf)
-    last_N = last_N[exists_NK.any(axis=1)]
-    return float(np.median(last_N)) if last_N.size else np.nan
+    last_N: Float32Array = np.where(exists_NK, neighbours.cosine, np.float32(np.inf)).min(axis=1, initial=np.inf)
+    return last_N[exists_NK.any(axis=1)]
+
+
+def typical_similarity(last: Float32Array) -> float:
+    """Return the median of `last_similarity` of all rows of a side, in any order; NaN if there are none.
+
+    The array is reordered, as that takes no second one.
+    """
+    return float(np.median(last, overwrite_input=True)) if last.size else np.nan

@@ -1,19 +1,48 @@
-"""select: neighbours → candidate pairs by margin, one task per language pair."""
+"""select: neighbours → candidate pairs by margin, one task per language pair.
 
+The task holds a few bytes for every sentence, whatever the number of candidates: see `emsmine.mining.select_stream`.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from emsmine.mining.knn import Neighbours
-from emsmine.mining.retrieve import Candidates, candidates, select
-from emsmine.mining.suspicion import suspicion
+from emsmine.mining.knn import Int64Array, Neighbours
+from emsmine.mining.select_sort import PairSorter
+from emsmine.mining.select_stream import Selection, score_streamed
 from emsmine.pipelines.context import TaskContext
+from emsmine.pipelines.plan_arithmetic import SELECT_BUFFER_PAIRS
 from emsmine.pipelines.schemas import SELECTED
+from emsmine.pipelines.select_scratch import ScratchFile
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
-from emsmine.pipelines.stages.search import DIRECTIONS, read_neighbours
+from emsmine.pipelines.stages.search import DIRECTIONS
 from emsmine.pipelines.suspicious import count_suspicious
-from emsmine.pipelines.tasks import TaskSpec
+from emsmine.pipelines.tasks import FileRef, TaskSpec
+
+BUFFER_PAIRS = SELECT_BUFFER_PAIRS
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The lists of one direction, in files."""
+
+    task: TaskContext
+    refs: tuple[FileRef, ...]
+
+    def ids(self) -> Iterator[Int64Array]:
+        for ref in self.refs:
+            for batch in self.task.batches(ref, ["sentence_id"]):
+                yield batch["sentence_id"].to_numpy()
+
+    def lists(self) -> Iterator[tuple[Int64Array, Neighbours]]:
+        for ref in self.refs:
+            for batch in self.task.batches(ref, ["sentence_id", "ids", "cosine"]):
+                k = batch.schema.field("ids").type.list_size
+                ids, cosine = (batch[name].flatten().to_numpy().reshape(-1, k) for name in ("ids", "cosine"))
+                yield batch["sentence_id"].to_numpy(), Neighbours(ids, cosine)
 
 
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -32,47 +61,42 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 def run(task: TaskContext) -> None:
     """Score all candidates, choose pairs, mark suspicious ones, count why the others were not chosen."""
     spec = task.spec
-    sides = []
-    for direction in DIRECTIONS:
-        refs = [ref for ref in spec.inputs if ref.path.rsplit("/", 1)[1].startswith(f"{direction}-")]
-        parts = [read_neighbours(task, ref) for ref in refs]
-        rows = np.concatenate([ids for ids, _ in parts])
-        ids, cosine = (np.concatenate([getattr(n, name) for _, n in parts]) for name in ("ids", "cosine"))
-        sides.append((rows, Neighbours(ids, cosine)))
-    (source_ids, forward), (target_ids, backward) = sides
-    margin = spec.param("margin", str)
-    pool = candidates(forward, backward, source_ids, target_ids, margin=margin)
-    threshold, floor = spec.param("threshold", float), spec.param("cosine_floor", float)
-    chosen = select(pool, spec.param("retrieval", str), threshold=threshold, cosine_floor=floor)
-    task.count_in(len(pool))
-    _count_drops(task, pool, chosen, threshold, floor)
-    labels = suspicion(chosen, forward, backward, source_ids, target_ids, margin=margin, threshold=threshold).labels()
-    count_suspicious(task, labels)
-    columns: list[Any] = [chosen.source_ids, chosen.target_ids, chosen.margin, chosen.cosine, labels]
+    forward, backward = (
+        _Files(task, tuple(ref for ref in spec.inputs if ref.path.rsplit("/", 1)[1].startswith(f"{direction}-")))
+        for direction in DIRECTIONS
+    )
     writer = task.writer(f"selected/{spec.partition.split('/')[0]}", SELECTED, counted=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SELECTED, strict=True)]
-    writer.write(pa.Table.from_arrays(arrays, schema=SELECTED))
+    with closing(PairSorter(BUFFER_PAIRS, lambda: ScratchFile(writer.file.path.parent))) as sorter:
+        selection = score_streamed(
+            forward,
+            backward,
+            sorter,
+            margin=spec.param("margin", str),
+            threshold=spec.param("threshold", float),
+            cosine_floor=spec.param("cosine_floor", float),
+        )
+        num_chosen = 0
+        for chosen, marks in selection.choose(spec.param("retrieval", str)):
+            labels = marks.labels()
+            count_suspicious(task, labels)
+            columns: list[Any] = [chosen.source_ids, chosen.target_ids, chosen.margin, chosen.cosine, labels]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, SELECTED, strict=True)]
+            writer.write(pa.Table.from_arrays(arrays, schema=SELECTED))
+            num_chosen += len(chosen)
+    task.count_in(selection.num_candidates)
+    _count_drops(task, selection, num_chosen)
 
 
-def _count_drops(task: TaskContext, pool: Candidates, chosen: Candidates, threshold: float, floor: float) -> None:
+def _count_drops(task: TaskContext, selection: Selection, num_chosen: int) -> None:
     """Count each candidate that was not chosen under the first reason that holds."""
-    margin, cosine = pool.margin.astype(np.float64), pool.cosine.astype(np.float64)
-    undefined = np.isnan(margin)
-    below = ~undefined & (margin < threshold)
-    below_floor = ~undefined & ~below & (cosine < floor)
-    for reason, mask in (
-        ("undefined_margin", undefined),
-        ("below_threshold", below),
-        ("below_cosine_floor", below_floor),
-    ):
-        if mask.any():
-            first = int(np.argmax(mask))
-            pair = f"{pool.source_ids[first]}-{pool.target_ids[first]}"
-            task.drop(
-                reason, id=pair, sample=f"margin {margin[first]:.4f} cosine {cosine[first]:.4f}", n=int(mask.sum())
-            )
-    eligible = len(pool) - int((undefined | below | below_floor).sum())
-    task.drop("not_retrieved", id=task.spec.param("retrieval", str), n=eligible - len(chosen))
+    for reason, dropped in selection.dropped.items():
+        task.drop(
+            reason,
+            id=f"{dropped.source_id}-{dropped.target_id}",
+            sample=f"margin {dropped.margin:.4f} cosine {dropped.cosine:.4f}",
+            n=dropped.num_pairs,
+        )
+    task.drop("not_retrieved", id=task.spec.param("retrieval", str), n=selection.num_eligible - num_chosen)
 
 
 STAGE = Stage("select", "choose pairs by margin", "candidate pairs", (Step("select", "select", 2, plan, run),))

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from emsmine.errors import StaleOutputError
+from emsmine.mining.retrieve import RETRIEVALS
 from emsmine.pipelines.schemas import neighbours_schema
 from emsmine.pipelines.settings import SelectSettings, Settings, parse_pairs
+from emsmine.pipelines.stages import select
 from emsmine.pipelines.store import Store
 
 PAIR = "deu_Latn-eng_Latn"
@@ -72,6 +74,65 @@ def test_choice_and_reasons(
     assert [(row["source_id"], row["target_id"]) for row in rows] == pairs
     assert [row["margin"] for row in rows] == [row["cosine"] for row in rows]
     assert kit.dropped(tmp_path, "select", "select") == reasons
+
+
+def select_in_parts(root: Path, **settings: Any) -> dict[str, str]:
+    values: dict[str, Any] = {"margin": "absolute", "threshold": 0.3, "cosine_floor": 0.1, **settings}
+    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), select=SelectSettings(**values)), "select")
+    return {
+        name: digest
+        for name, digest in kit.tree(root).items()
+        if name.startswith(("selected", "rejects/select.select"))
+    }
+
+
+@pytest.mark.parametrize("retrieval", RETRIEVALS)
+def test_shards_and_buffer_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrieval: str) -> None:
+    put_neighbours(tmp_path / "cut")
+    whole = {
+        f"{PAIR}/{name}-00000": {f"neighbours/{PAIR}": table(rows)}
+        for name, rows in (("forward", FORWARD), ("backward", BACKWARD))
+    }
+    kit.publish(tmp_path / "whole", "search", "merge", whole)
+    expected = select_in_parts(tmp_path / "whole", retrieval=retrieval)
+    assert len(expected) == 2
+    monkeypatch.setattr(select, "BUFFER_PAIRS", 1)
+    assert select_in_parts(tmp_path / "cut", retrieval=retrieval) == expected
+
+
+def test_the_sample_of_a_reason_is_its_best_pair(tmp_path: Path) -> None:
+    forward = {0: [(10, 0.4), (11, 0.3)], 1: [(10, 0.9), (11, 0.5)], 2: [(11, 0.95), (12, 0.2)]}
+    backward = {10: [(1, 0.9), (0, 0.4)], 11: [(2, 0.95), (1, 0.5)], 12: [(2, 0.2), (-1, -np.inf)]}
+    put_neighbours(tmp_path, forward, backward)
+    select_in_parts(tmp_path, threshold=0.6, cosine_floor=0.97)
+    found = {row["reason"]: (row["id"], row["sample"]) for row in kit.rows(tmp_path, "rejects/select.select")}
+    assert found == {
+        "below_threshold": ("1-11", "margin 0.5000 cosine 0.5000"),
+        "below_cosine_floor": ("2-11", "margin 0.9500 cosine 0.9500"),
+    }
+
+
+def test_undefined_margins_have_a_reason_of_their_own(tmp_path: Path) -> None:
+    """All cosines of two sentences are 0, a mean that nothing can be divided by; the lowest ids come first."""
+    forward = {0: [(10, 0.9), (11, 0.5)], 2: [(13, 0.0), (12, 0.0)], 1: [(12, 0.0), (13, 0.0)]}
+    backward = {10: [(0, 0.9), (1, 0.0)], 12: [(1, 0.0), (2, 0.0)], 11: [(0, 0.5), (1, 0.0)], 13: [(1, 0.0), (2, 0.0)]}
+    put_neighbours(tmp_path, forward, backward)
+    select_in_parts(tmp_path, margin="ratio", threshold=0.1)
+    assert kit.dropped(tmp_path, "select", "select") == {
+        "undefined_margin": 4,
+        "below_threshold": 2,
+        "not_retrieved": 1,
+    }
+    (sample,) = (row for row in kit.rows(tmp_path, "rejects/select.select") if row["reason"] == "undefined_margin")
+    assert (sample["id"], sample["sample"]) == ("1-12", "margin nan cosine 0.0000")
+
+
+def test_a_side_without_sentences_gives_no_pairs(tmp_path: Path) -> None:
+    put_neighbours(tmp_path, {key: [(-1, -np.inf)] * 2 for key in range(3)}, {})
+    assert select_in_parts(tmp_path)
+    assert kit.rows(tmp_path, f"selected/{PAIR}") == []
+    (manifest,) = Store(tmp_path).manifests("select", "select")
+    assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (0, 0, {})
 
 
 def test_ratio_margin_by_hand(tmp_path: Path) -> None:
