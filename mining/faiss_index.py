@@ -24,7 +24,8 @@ LINKS = 32
 BUILD_EFFORT = 80
 """HNSW: candidates looked at while a row is inserted."""
 _SEED = 1234
-_ITERATIONS = 10
+_ITERATIONS = ((16, 4), (32, 3), (64, 3))
+"""Rows per list and rounds of k-means: what is moved far at first needs few rows to know where to."""
 # Bound the cost of OPQ, whose every iteration decomposes a D × D matrix and trains a product quantiser.
 _ROTATION_ROWS = 10_240
 _ROTATION_ITERATIONS = 4
@@ -42,7 +43,8 @@ class IndexBuilder:
     Args:
         engine: `faiss-ivf`, `faiss-ivfpq` or `faiss-hnsw`.
         rows: rows that will be added.
-        sample_SD: unit rows to train on (see `training_rows`), in an order of their own; unused for HNSW.
+        sample_SD: unit rows to train on (see `training_rows`), in an order of their own, of which the first ones are a
+            sample, too; unused for HNSW.
 
     Shapes: sample_SD float32 [S, D].
     Raises: ValueError for another engine, or a sample too small for the number of lists.
@@ -94,17 +96,19 @@ class IndexBuilder:
 
     def _learn_centroids(self, sample_SD: Float32Array, lists: int) -> Float32Array:
         """Cluster on the unit sphere: for inner products the nearest list is the one of the closest direction."""
-        clustering = self._faiss.Kmeans(
-            sample_SD.shape[1],
-            lists,
-            niter=_ITERATIONS,
-            spherical=True,
-            seed=_SEED,
-            min_points_per_centroid=1,
-            max_points_per_centroid=TRAINING_ROWS_PER_LIST,
-        )
-        clustering.train(sample_SD)
-        centroids: Float32Array = clustering.centroids
+        centroids: Float32Array = sample_SD[:0]
+        for rows_per_list, iterations in _ITERATIONS:
+            clustering = self._faiss.Kmeans(
+                sample_SD.shape[1],
+                lists,
+                niter=iterations,
+                spherical=True,
+                seed=_SEED,
+                min_points_per_centroid=1,
+                max_points_per_centroid=rows_per_list,
+            )
+            clustering.train(sample_SD[: rows_per_list * lists], init_centroids=centroids if len(centroids) else None)
+            centroids = clustering.centroids
         norms = np.linalg.norm(centroids, axis=1, keepdims=True)
         return np.ascontiguousarray(centroids / np.maximum(norms, np.float32(1e-12)))
 

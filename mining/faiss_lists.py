@@ -10,7 +10,9 @@ import numpy as np
 
 from emsmine.mining.knn import Float32Array, Int64Array, exact_cosine
 
-_BLOCK_SCORES = 1 << 22  # float32 scores held at a time: 16 MiB
+_BLOCK_SCORES = 1 << 20  # float32 scores held at a time: 4 MiB
+_GROUPS_PER_PROBE = 4
+_LARGEST_GROUP = 32
 
 
 def rounding_slack(dim: int) -> float:
@@ -39,31 +41,61 @@ def nearest_lists(query_ND: Float32Array, centroid_LD: Float32Array, probes: int
     if probes == num_lists:
         return np.tile(np.arange(num_lists, dtype=np.int64), (len(query_ND), 1))
     chosen = np.empty((len(query_ND), probes), dtype=np.int64)
-    step = max(1, _BLOCK_SCORES // num_lists)
+    # Columns are filled up so that they fall into groups of equal size; a filled one is nobody's nearest.
+    group = max(1, min(_LARGEST_GROUP, num_lists // (_GROUPS_PER_PROBE * probes)))
+    num_columns = -(-num_lists // group) * group
+    step = max(1, _BLOCK_SCORES // num_columns)
+    scores = np.empty((min(step, len(query_ND)), num_columns), dtype=np.float32)
+    scores[:, num_lists:] = -np.inf
     for start in range(0, len(query_ND), step):
-        chosen[start : start + step] = _nearest_in_block(query_ND[start : start + step], centroid_LD, probes)
+        query_BD = query_ND[start : start + step]
+        scores_BL = scores[: len(query_BD)]
+        np.matmul(query_BD, centroid_LD.T, out=scores_BL[:, :num_lists])
+        chosen[start : start + step] = _nearest_in_block(query_BD, centroid_LD, scores_BL, probes, group)
     return chosen
 
 
-def _nearest_in_block(query_ND: Float32Array, centroid_LD: Float32Array, probes: int) -> Int64Array:
-    scores_NL = query_ND @ centroid_LD.T
-    num_lists = len(centroid_LD)
-    last_N = np.partition(scores_NL, num_lists - probes, axis=1)[:, num_lists - probes, None]
-    slack = np.float32(2 * rounding_slack(query_ND.shape[1]))
-    taken_NL = scores_NL > last_N + slack
-    near_NL = ~taken_NL & (scores_NL >= last_N - slack)
-    wanted_N = probes - taken_NL.sum(axis=1)
-    settled_N = near_NL.sum(axis=1) == wanted_N
-    taken_NL |= near_NL & settled_N[:, None]
+def _nearest_in_block(
+    query_BD: Float32Array, centroid_LD: Float32Array, scores_BL: Float32Array, probes: int, group: int
+) -> Int64Array:
+    """Choose the lists of some queries from scores of which each may be off by `rounding_slack`."""
+    slack = np.float32(2 * rounding_slack(query_BD.shape[1]))
+    # Where the maxima of P groups reach a value, so do P lists: the P-th maximum is no more than the P-th score.
+    maxima = scores_BL.reshape(len(scores_BL), group, -1).max(axis=1)
+    least_B = _largest(maxima, probes) - slack
+    row_H, list_H = np.divmod(np.flatnonzero(scores_BL >= least_B[:, None]), scores_BL.shape[1])
+    # The candidates of each row, of which there are a few more than places, side by side; lists stay in order.
+    count_B = np.bincount(row_H, minlength=len(query_BD))
+    rank_H = np.arange(row_H.size) - np.repeat(np.cumsum(count_B) - count_B, count_B)
+    shape = len(query_BD), int(count_B.max())
+    scores_BC, lists_BC = np.full(shape, -np.inf, dtype=np.float32), np.zeros(shape, dtype=np.int64)
+    scores_BC[row_H, rank_H], lists_BC[row_H, rank_H] = scores_BL[row_H, list_H], list_H
+    last_B = _largest(scores_BC, probes)[:, None]
+    taken_BC = scores_BC > last_B + slack
+    near_BC = ~taken_BC & (scores_BC >= last_B - slack)
+    wanted_B = probes - taken_BC.sum(axis=1)
+    settled_B = near_BC.sum(axis=1) == wanted_B
+    taken_BC |= near_BC & settled_B[:, None]
     # The few rows with more near-ties than places: order these by the exact score, then by number.
-    rows, lists = np.nonzero(near_NL & ~settled_N[:, None])
+    rows, places = np.nonzero(near_BC & ~settled_B[:, None])
     if rows.size:
-        order = np.lexsort((lists, -exact_cosine(query_ND[rows], centroid_LD[lists]), rows))
-        rows, lists = rows[order], lists[order]
+        lists = lists_BC[rows, places]
+        order = np.lexsort((lists, -exact_cosine(query_BD[rows], centroid_LD[lists]), rows))
+        rows, places = rows[order], places[order]
         rank = np.arange(rows.size) - np.searchsorted(rows, rows)
-        first = rank < wanted_N[rows]
-        taken_NL[rows[first], lists[first]] = True
-    return np.nonzero(taken_NL)[1].astype(np.int64).reshape(len(query_ND), probes)
+        first = rank < wanted_B[rows]
+        taken_BC[rows[first], places[first]] = True
+    return lists_BC[taken_BC].reshape(len(query_BD), probes)
+
+
+def _largest(values_BC: Float32Array, rank: int) -> Float32Array:
+    """Return the value of each row that stands at a rank, 1 for the largest."""
+    if rank == 1:
+        largest: Float32Array = values_BC.max(axis=1)
+    else:
+        place = values_BC.shape[1] - rank
+        largest = np.partition(values_BC, place, axis=1)[:, place]
+    return largest
 
 
 def list_scores(query_ND: Float32Array, centroid_LD: Float32Array, lists_NP: Int64Array) -> Float32Array:

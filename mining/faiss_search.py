@@ -1,7 +1,8 @@
 """The same search through FAISS: an independent engine to check ours against, and the approximate one.
 
 FAISS proposes, we decide: it returns a few more neighbours than wanted, whose cosines are then computed exactly and put
-into our total order (FAISS leaves the order of equal scores undefined).
+into our total order (FAISS leaves the order of equal scores undefined). Lists of whole vectors are its own format only:
+they are searched by `ivf_scan`, unless they lie on a GPU, and what is found is exact among the lists looked at.
 
 Shape suffixes: N queries, M base rows, D dimensions, P proposals, H hits.
 """
@@ -16,6 +17,8 @@ import numpy as np
 from emsmine.mining.faiss_device import load_faiss, on_device
 from emsmine.mining.faiss_index import read_index
 from emsmine.mining.faiss_lists import list_scores, nearest_lists, rotate
+from emsmine.mining.ivf_lists import StoredLists
+from emsmine.mining.ivf_scan import block_rows, search_lists
 from emsmine.mining.knn import (
     Float32Array,
     Int64Array,
@@ -32,6 +35,7 @@ _SPARE = 8
 """Neighbours asked for beyond k, so that rounding and ties at the edge are settled by exact scores."""
 _FETCHED_VALUES = 1 << 23  # float32 values of proposals held at a time: 32 MiB
 _RESCORED_VALUES = 1 << 18  # float64 values per side while rescoring: within a processor's cache
+_LARGE_SEARCH = 1 << 36  # multiplications in lists; smaller searches take less time than to load torch
 _MOST_PROPOSALS = 1024
 _MOST_CANDIDATES = 4096  # HNSW
 
@@ -110,7 +114,8 @@ class Effort:
 
     Args:
         width: IVF: lists looked at; HNSW: candidates kept (efSearch); exact: unused.
-        proposals: rows per query whose exact cosine is computed.
+        proposals: rows per query whose exact cosine is computed. Without meaning for `faiss-ivf`, where all that may be
+            among the k best of the lists are; on a GPU as for the others.
     """
 
     width: int
@@ -138,6 +143,7 @@ class ApproximateIndex:
         self._dim = dim
         self._rotation: Float32Array | None = None
         self._centroids: Float32Array | None = None
+        self._lists: StoredLists | None = None
         self._index: Any = None
         if engine == "exact" or not len(ids):
             self._all = fetch(np.arange(len(ids), dtype=np.int64)) if len(ids) else None
@@ -164,7 +170,9 @@ class ApproximateIndex:
             lists = faiss.downcast_InvertedLists(index.invlists)
             if hasattr(lists, "prefetch_nthread"):
                 lists.prefetch_nthread = 0  # FAISS starts 32 threads to read ahead; the pages come by themselves
-            index = on_device(faiss, index, device)
+            whole, index = index, on_device(faiss, index, device)
+            if self.engine == "faiss-ivf" and index is whole:
+                self._lists = StoredLists(index, self._dim)
         self._index = index
 
     def efforts(self, k: int) -> list[Effort]:
@@ -193,11 +201,27 @@ class ApproximateIndex:
         if self._index is None:
             assert self._all is not None
             return search_both(query_ND, self._all, k, target_ids=self._ids, validate=False)[0]
+        if self._lists is not None:
+            return self._search_lists(query_ND, k, effort.width)
         step = max(1, _FETCHED_VALUES // (effort.proposals * self._dim))
         blocks = []
         for start in range(0, len(query_ND), step):
             query_BD = query_ND[start : start + step]
             blocks.append(rescore(query_BD, self._propose(query_BD, effort), self._fetch, self._ids, k))
+        return _concatenate(blocks)
+
+    def _search_lists(self, query_ND: Float32Array, k: int, width: int) -> Neighbours:
+        assert self._lists is not None
+        assert self._centroids is not None
+        width = min(width, len(self._lists))
+        products = len(query_ND) * width * (len(self._ids) // len(self._lists))
+        use_torch = products * self._dim >= _LARGE_SEARCH
+        blocks = []
+        step = block_rows(len(query_ND), width)
+        for start in range(0, len(query_ND), step):
+            query_BD = query_ND[start : start + step]
+            lists_BP = nearest_lists(query_BD, self._centroids, width)
+            blocks.append(search_lists(query_BD, lists_BP, self._lists, self._fetch, self._ids, k, use_torch=use_torch))
         return _concatenate(blocks)
 
     def _propose(self, query_ND: Float32Array, effort: Effort) -> Int64Array:

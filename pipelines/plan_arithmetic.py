@@ -6,21 +6,31 @@ tasks take. Symbols in the comments: N, M rows; D dimensions; k neighbours; R, C
 
 from emsmine.mining.engine_choice import index_bytes, num_lists
 from emsmine.mining.faiss_index import training_rows
+from emsmine.mining.knn import FLOAT32_TILE, INT8_TILE
 
 WORKER_BYTES = 160 << 20
 """Memory that a worker process has to itself before its first task; libraries that processes share are not in it."""
 TASK_BYTES = 48 << 20
 """What any task takes beside its arrays: buffers of Parquet files, and code that is loaded when it is first used."""
-_TILE_ROWS = 2048
 _KEPT_BYTES = 1 << 27
 _FETCHED_BYTES = 112 << 20
 """Vectors of proposals while they are scored: 2^23 values as float16 once and as float32 twice, and their ids."""
-_LIST_SCORES_BYTES = 3 << 24
+_LIST_PAIRS = 1 << 21
+"""Pairs of a query and a list that are searched together."""
+_LIST_ENTRIES = 1 << 18
+_LIST_WORK_BYTES = 40 << 20
+"""Scores of some queries and a list, 2^21 values of vectors that are scored again, and what is merged."""
+_LIST_SCORES_BYTES = 1 << 23
 """Scores of a block of rows and all lists, and what is compared with them."""
 LISTS_AT_ONCE = 8
 """Lists of neighbours of one shard that `search` merges at a time."""
 _MERGE_ENTRY_BYTES = 112
-_CANDIDATE_BYTES = 180
+SELECT_BUFFER_PAIRS = 1 << 19
+"""Scored pairs that `select` sorts in memory; more of them go through the disk."""
+_SORTED_PAIR_BYTES = 72
+_SCORED_ROWS = 16384
+"""Lists whose pairs `select` scores at a time: those of a row group."""
+_SCORED_PAIR_BYTES = 160
 
 
 def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int) -> int:
@@ -38,18 +48,22 @@ def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int
     reading = 6 * dim * source_rows + 12 * dim * target_rows
     # Ids and cosines, among distinct vectors and among rows, and once more as columns of a table.
     found = 3 * 12 * k * (source_rows + target_rows)
+    largest = max(source_rows, target_rows)
     if engine == "faiss-flat":
-        searching = 4 * dim * max(source_rows, target_rows)
+        searching = 4 * dim * largest
     else:
-        rows, columns = min(_TILE_ROWS, source_rows), min(_TILE_ROWS, target_rows)
-        searching = (
-            9 * rows * columns
-            + (30 * rows * columns if k > min(rows, columns) // 32 else 0)
-            + 24 * dim * max(rows, columns)
-            + min(_KEPT_BYTES, 4 * dim * source_rows)
-            + 100 * (source_rows + target_rows)
+        searching = max(
+            _scores_bytes(INT8_TILE, source_rows, target_rows, k, 9) + 24 * dim * min(max(INT8_TILE), largest),
+            _scores_bytes(FLOAT32_TILE, source_rows, target_rows, k, 5) + 8 * dim * min(max(FLOAT32_TILE), largest),
         )
+        searching += min(_KEPT_BYTES, 4 * dim * source_rows) + 100 * (source_rows + target_rows)
     return TASK_BYTES + max(reading, stored + searching + found)
+
+
+def _scores_bytes(tile: tuple[int, int], source_rows: int, target_rows: int, k: int, score_bytes: int) -> int:
+    """Memory of the scores of a tile, of their maxima and limits, and of what ranks them where blocks are too few."""
+    rows, columns = min(tile[0], source_rows), min(tile[1], target_rows)
+    return rows * columns * (score_bytes + (30 if k > min(rows, columns) // 32 else 0))
 
 
 def query_bytes(engine: str, query_rows: int, base_rows: int, dim: int, k: int) -> int:
@@ -63,8 +77,15 @@ def query_bytes(engine: str, query_rows: int, base_rows: int, dim: int, k: int) 
         k: neighbours per row.
     """
     centroids = 2 * 4 * dim * num_lists(base_rows) if engine in ("faiss-ivf", "faiss-ivfpq") else 0
-    fetched = min(_FETCHED_BYTES, 10 * dim * base_rows)
-    searching = 6 * dim * query_rows + 8 * base_rows + centroids + fetched + 3 * 12 * k * query_rows
+    if engine == "faiss-ivf":
+        pairs = min(_LIST_PAIRS, query_rows * num_lists(base_rows))
+        entries = min(_LIST_ENTRIES + 4 * k * query_rows, query_rows * base_rows)
+        # Lists are ordered first; then entries are kept, and scored at last.
+        scored = min(_LIST_WORK_BYTES, (20 << 20) + 10 * dim * base_rows)
+        work = max(26 * pairs, 12 * pairs + 24 * entries + scored) + 16 * k * query_rows
+    else:
+        work = min(_FETCHED_BYTES, 10 * dim * base_rows)
+    searching = 6 * dim * query_rows + 8 * base_rows + centroids + work + 3 * 12 * k * query_rows
     return TASK_BYTES + max(12 * dim * query_rows, searching)
 
 
@@ -103,9 +124,27 @@ def merge_bytes(shard_rows: int, num_tiles: int, k: int) -> int:
     return TASK_BYTES + _MERGE_ENTRY_BYTES * shard_rows * min(num_tiles, LISTS_AT_ONCE) * k
 
 
+def reuse_bytes(shard_rows: int, base_known: int, query_known: int, k: int) -> int:
+    """Memory of a task that looks which lists of an earlier run still hold.
+
+    Args:
+        shard_rows: rows of the largest shard of earlier lists.
+        base_known: sentences of the searched language that both runs have.
+        query_known: those of the shard of the searching language.
+        k: neighbours per row.
+    """
+    # Old and new ids, as read and sorted; lists as read, renumbered, cut, and joined.
+    return TASK_BYTES + 56 * (base_known + query_known) + _MERGE_ENTRY_BYTES * k * shard_rows
+
+
 def select_bytes(source_rows: int, target_rows: int, k: int) -> int:
-    """Memory of the task that selects pairs, if no two of the k (N + M) candidates are the same pair."""
-    return TASK_BYTES + _CANDIDATE_BYTES * k * (source_rows + target_rows)
+    """Memory of the task that selects pairs: a few bytes a sentence, and a buffer of scored pairs."""
+    both, smaller = source_rows + target_rows, min(source_rows, target_rows)
+    # Lists of the smaller side; mean, mark and, of one side at a time, the cosine that a median is taken of.
+    scoring = 8 * k * smaller + 5 * both + 4 * max(source_rows, target_rows)
+    choosing = 6 * both
+    batch = _SCORED_PAIR_BYTES * k * min(_SCORED_ROWS, max(source_rows, target_rows))
+    return TASK_BYTES + max(scoring + batch, choosing) + _SORTED_PAIR_BYTES * min(SELECT_BUFFER_PAIRS, k * both)
 
 
 def embedding_disk(rows: int, dim: int) -> tuple[int, int]:

@@ -146,6 +146,6 @@ STAGE = Stage(
     "index",
     "prepare the search of each language",
     "indexed vectors",
-    (Step("index", "index", 2, plan, run), Step("index", "build", 1, plan_build, run_build)),
+    (Step("index", "index", 2, plan, run), Step("index", "build", 2, plan_build, run_build)),
     check,
 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from emsmine.errors import ConfigError, MissingDependencyError
 from emsmine.mining import faiss_device
 from emsmine.mining.audit import neighbour_recall
+from emsmine.mining.engine_choice import num_lists
 from emsmine.mining.faiss_index import IndexBuilder, training_rows
 from emsmine.mining.faiss_lists import list_scores, nearest_lists, rotate
 from emsmine.mining.faiss_search import ApproximateIndex, Effort, rescore
@@ -211,3 +212,18 @@ def test_without_a_gpu_an_index_stays_where_it_is() -> None:
     faiss = faiss_device.load_faiss()
     index = faiss.IndexFlatIP(4)
     assert all(faiss_device.on_device(faiss, index, device) is index for device in ("cpu", "auto", "cuda:0"))
+
+
+def test_growing_samples_train_as_well_as_the_whole_one_from_the_start() -> None:
+    rng = np.random.default_rng(10)
+    centres = unit(rng, 300, 24)
+    base = centres[rng.integers(0, 300, 5000)] + 0.12 * rng.standard_normal((5000, 24)).astype(np.float32)
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    lists = num_lists(5000)
+    builder = IndexBuilder("faiss-ivf", 5000, base)
+    whole = faiss_device.load_faiss().Kmeans(24, lists, niter=10, spherical=True, seed=1, min_points_per_centroid=1)
+    whole.train(base)
+    assert builder._centroids is not None
+    ours, theirs = ((base @ centroids.T).max(axis=1).mean() for centroids in (builder._centroids, whole.centroids))
+    assert builder._centroids.shape == (lists, 24)
+    assert ours > 0.99 * theirs

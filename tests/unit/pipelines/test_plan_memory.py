@@ -116,6 +116,14 @@ def test_select(tmp_path: Path, threshold: float) -> None:
     check(measured, arithmetic.select_bytes(100_000, 100_000, 6))
 
 
+def test_select_holds_the_smaller_side(tmp_path: Path) -> None:
+    tables = {"forward-00000": neighbours(1_000_000, 2, 50_000), "backward-00000": neighbours(50_000, 2, 1_000_000)}
+    write_named(tmp_path, "merge", "neighbours", tables)
+    chosen = dataclasses.replace(SETTINGS.select, threshold=0.1, cosine_floor=0.0)
+    measured = growth(tmp_path, dataclasses.replace(SETTINGS, select=chosen), "select", "select")
+    check(measured, arithmetic.select_bytes(1_000_000, 50_000, 2))
+
+
 @pytest.mark.parametrize("engine", ["faiss-ivf", "faiss-hnsw"])
 def test_build_and_queries(tmp_path: Path, engine: str) -> None:
     settings = dataclasses.replace(
