@@ -284,39 +284,45 @@ def _agreement(
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst of what an audit found about pairs.
+    """One thing that an audit found about pairs.
 
     Args:
+        limit: what it is held against: `min_recall`, or `min_precision`.
         what: what was measured, for a message.
         share: what of it is right.
         interval: its 95 % interval.
         number: observations.
     """
 
+    limit: str
     what: str
     share: float
     interval: tuple[float, float]
     number: int
 
 
-def verdict(report: dict[str, Any]) -> Verdict:
+def verdicts(report: dict[str, Any]) -> list[Verdict]:
     """Judge one direction as `pair_agreement` does, but by the margins of both sides.
+
+    Pairs that are missed and pairs that are wrong are judged apart. Where too few sentences have a pair, the nearest
+    neighbour stands for it; one that is missed leaves a wrong one in its place.
 
     Args:
         report: result of `audit_direction`.
+
+    Returns: at least one.
     """
     found = []
     for row in report["pairs"]["ratio"]:
         if row["threshold"] in DECIDING and row["pairs"] >= ENOUGH_PAIRS:
             where = f"pairs with a ratio margin of {row['threshold']} or more"
-            for what, share, number in (
-                (f"of the {where} were found", row["recall"], row["pairs"]),
-                (f"of the {where} that were found are right", row["precision"] or 0.0, row["seen"]),
+            for limit, what, share, number in (
+                ("min_recall", f"of the {where} were found", row["recall"], row["pairs"]),
+                ("min_precision", f"of the {where} that were found are right", row["precision"] or 0.0, row["seen"]),
             ):
-                found.append(Verdict(what, share, wilson_interval(share * number, number), number))
+                found.append(Verdict(limit, what, share, wilson_interval(share * number, number), number))
     if not found:
         share, number = report["nearest"], report["queries"]
-        found.append(
-            Verdict("of the nearest neighbours were found", share, wilson_interval(share * number, number), number)
-        )
-    return min(found, key=lambda item: item.share)
+        interval = wilson_interval(share * number, number)
+        found.append(Verdict("min_precision", "of the nearest neighbours were found", share, interval, number))
+    return found

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine.errors import CorruptOutputError, TaskFailedError
-from emsmine.mining.audit import OtherSide, RowSample, audit_direction, neighbour_recall, pair_agreement, verdict
+from emsmine.mining.audit import OtherSide, RowSample, audit_direction, neighbour_recall, pair_agreement, verdicts
 from emsmine.mining.faiss_search import ApproximateIndex, Effort
 from emsmine.mining.gpu import Gpu, find_gpu
 from emsmine.mining.knn import Float32Array, Int64Array, Neighbours, merge, search_both
@@ -167,7 +167,7 @@ def run_queries(task: TaskContext) -> None:
 
 
 def run_audit(task: TaskContext) -> None:
-    """Compare what was found with the exact neighbours of the sample, and fail below the lowest recall allowed."""
+    """Compare what was found with the exact neighbours of the sample, and fail below what is allowed."""
     samples = {}
     for direction in DIRECTIONS:
         (ref,) = (ref for ref in task.spec.inputs if ref.path.endswith(f"/{direction}.parquet"))
@@ -210,13 +210,15 @@ def _find(task: TaskContext, direction: str, ids: Int64Array) -> Neighbours:
 
 
 def _check_recall(task: TaskContext, report: dict[str, Any]) -> None:
-    lowest = task.spec.param("min_recall", float)
+    limits = {name: task.spec.param(name, float) for name in ("min_recall", "min_precision")}
     for direction, result in report.items():
-        worst = verdict(result)
-        if worst.share < lowest:
+        too_low = [item for item in verdicts(result) if item.share < limits[item.limit]]
+        if too_low:
+            worst = min(too_low, key=lambda item: item.share)
             low, high = (f"{100 * end:.1f}" for end in worst.interval)
             raise TaskFailedError(
                 f"{task.spec.task_id}: {direction}, {100 * worst.share:.1f} % {worst.what} (95 % interval {low} to "
-                f"{high}, {worst.number} of them), less than search.min_recall = {lowest}. Rerun with a higher "
-                "--target-recall or with --engine faiss-hnsw or exact, and --redo search; or lower --min-recall"
+                f"{high}, {worst.number} of them), less than search.{worst.limit} = {limits[worst.limit]}. Rerun "
+                "with a higher --target-recall or with --engine faiss-hnsw or exact, and --redo search; or lower "
+                f"--{worst.limit.replace('_', '-')}"
             )

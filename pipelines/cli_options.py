@@ -14,7 +14,7 @@ from emsmine.pipelines.settings import STAGE_SETTINGS, LangidSettings
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-APPROXIMATE_ONLY = ("target_recall", "min_recall", "audit_queries")
+APPROXIMATE_ONLY = ("target_recall", "min_recall", "min_precision", "audit_queries")
 """Settings of `search` that mean nothing to commands that search exactly in memory."""
 
 

@@ -18,7 +18,7 @@ from emsmine.pipelines.cli_options import (
 from emsmine.pipelines.settings import build_settings, parse_pairs, read_config
 
 _STAGES = ("langid", "encode", "index", "search")
-_NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall")
+_NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall", "min_precision")
 _ROWS = click.IntRange(min=0)
 
 

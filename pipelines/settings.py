@@ -82,7 +82,12 @@ class SearchSettings:
     target_recall: float = setting(
         0.95, "share of pairs that each direction of an approximate search is tuned to find", low=0, high=1
     )
-    min_recall: float = setting(0.9, "share of pairs below which an approximate search fails", low=0, high=1)
+    min_recall: float = setting(
+        0.95, "share of the pairs that an approximate search must find; it fails below", low=0, high=1
+    )
+    min_precision: float = setting(
+        0.9, "share of its pairs that must be those of exact search; it fails below", low=0, high=1
+    )
     audit_queries: int = setting(1000, "queries per direction on which an approximate search is measured", low=1)
 
 

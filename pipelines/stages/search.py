@@ -176,7 +176,7 @@ def plan_audit(step: Step, context: PlanContext) -> list[TaskSpec]:
     for folder in sorted({folder for folder, _, _, _ in _directions(context)}):
         samples = context.store.outputs("search", "sample", f"samples/{folder}")
         found = context.store.outputs("search", "merge", f"neighbours/{folder}")
-        params = context.settings.params("search", "min_recall")
+        params = context.settings.params("search", "min_recall", "min_precision")
         specs.append(step.spec(params, (*samples, *found), f"{folder}/00000"))
     return specs
 

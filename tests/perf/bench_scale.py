@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining.audit import OtherSide, audit_direction, neighbour_recall, pair_agreement, verdict
+from emsmine.mining.audit import OtherSide, audit_direction, neighbour_recall, pair_agreement, verdicts
 from emsmine.mining.faiss_search import ApproximateIndex, Effort
 from emsmine.mining.knn import Neighbours, search_both
 from emsmine.mining.retrieve import candidates, select
@@ -235,7 +235,7 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [{row["threshold"]: row for row in report["pairs"]["ratio"]} for report in reports]
     return {
         **{name: min(report[name] for report in reports) for name in ("recall", "nearest", "agreement")},
-        "verdict": min(verdict(report).share for report in reports),
+        "verdict": min(item.share for report in reports for item in verdicts(report)),
         **{
             f"{name} {t}": min((p[t][name] for p in pairs if p[t][name] is not None), default=None)
             for t in THRESHOLDS

@@ -14,7 +14,7 @@ from emsmine.mining.audit import (
     neighbour_recall,
     pair_agreement,
     sample_keys,
-    verdict,
+    verdicts,
     wilson_interval,
 )
 from emsmine.mining.knn import Neighbours
@@ -197,20 +197,22 @@ def report_of(**rows: tuple[int, float, int, float | None]) -> dict[str, Any]:
     return {"queries": 400, "nearest": 0.7, "pairs": {"ratio": pairs}}
 
 
-def test_the_verdict_is_the_worst_of_what_decides() -> None:
+def test_pairs_that_are_missed_and_pairs_that_are_wrong_are_judged_apart() -> None:
     rows = {"t100": (300, 0.1, 300, 0.1), "t105": (200, 0.99, 210, 0.96), "t120": (100, 0.97, 101, 0.98)}
-    worst = verdict(report_of(**rows, t125=(90, 0.2, 90, 0.2)))
-    assert (worst.share, worst.number) == (0.96, 210)
-    assert "1.05" in worst.what
-    assert worst.what.endswith("are right")
-    assert worst.interval == pytest.approx(wilson_interval(0.96 * 210, 210))
-    worst = verdict(report_of(**{**rows, "t120": (100, 0.9, 101, 0.98)}))
-    assert (worst.share, worst.number) == (0.9, 100)
-    assert worst.what == "of the pairs with a ratio margin of 1.2 or more were found"
-    worst = verdict(report_of(t105=(ENOUGH_PAIRS, 0.9, 0, None)))
-    assert worst.share == 0.0
-    worst = verdict(report_of(t105=(ENOUGH_PAIRS - 1, 0.2, 0, None)))
-    assert (worst.what, worst.share, worst.number) == ("of the nearest neighbours were found", 0.7, 400)
+    found = verdicts(report_of(**rows, t125=(90, 0.2, 90, 0.2)))
+    assert [(item.limit, item.share, item.number) for item in found] == [
+        ("min_recall", 0.99, 200),
+        ("min_precision", 0.96, 210),
+        ("min_recall", 0.97, 100),
+        ("min_precision", 0.98, 101),
+    ]
+    assert found[1].what == "of the pairs with a ratio margin of 1.05 or more that were found are right"
+    assert found[1].interval == pytest.approx(wilson_interval(0.96 * 210, 210))
+    assert found[2].what == "of the pairs with a ratio margin of 1.2 or more were found"
+    assert [item.share for item in verdicts(report_of(t105=(ENOUGH_PAIRS, 0.9, 0, None)))] == [0.9, 0.0]
+    (nearest,) = verdicts(report_of(t105=(ENOUGH_PAIRS - 1, 0.2, 0, None)))
+    assert (nearest.what, nearest.share, nearest.number) == ("of the nearest neighbours were found", 0.7, 400)
+    assert nearest.limit == "min_precision"
 
 
 def test_a_margin_at_the_threshold_reaches_it() -> None:

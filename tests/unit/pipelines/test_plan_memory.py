@@ -127,7 +127,9 @@ def test_select_holds_the_smaller_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ["faiss-ivf", "faiss-hnsw"])
 def test_build_and_queries(tmp_path: Path, engine: str) -> None:
     settings = dataclasses.replace(
-        SETTINGS, index=IndexSettings(engine=engine), search=SearchSettings(target_recall=0.1, min_recall=0.0)
+        SETTINGS,
+        index=IndexSettings(engine=engine),
+        search=SearchSettings(target_recall=0.1, min_recall=0.0, min_precision=0.0),
     )
     write_vectors(tmp_path, (9_000, 4_000), 128)
     kit.run_stage(tmp_path, settings, "index", *(["search"] if engine == "faiss-ivf" else []))

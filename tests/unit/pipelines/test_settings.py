@@ -115,7 +115,7 @@ def test_wrong_configuration_is_refused(base: dict[str, Any], words: list[str]) 
 
 def test_params_are_all_or_those_named() -> None:
     settings = Settings()
-    names = {"k": 4, "target_recall": 0.95, "min_recall": 0.9, "audit_queries": 1000}
+    names = {"k": 4, "target_recall": 0.95, "min_recall": 0.95, "min_precision": 0.9, "audit_queries": 1000}
     assert settings.params("search") == names
     assert settings.params("select", "threshold") == {"threshold": settings.select.threshold}
 
