@@ -63,12 +63,14 @@ def single_thread(faiss: Any) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def on_device(faiss: Any, index: Any, device: str) -> Any:
+def on_device(faiss: Any, index: Any, device: str, memory_bytes: int | None = None) -> Any:
     """Copy an index of lists to the first GPU if the device allows one and FAISS sees one; else return it unchanged.
 
-    This path has never run: it needs faiss-gpu and a GPU.
+    An index that is larger than `memory_bytes` stays where it is. No copy was ever made: it needs faiss-gpu and a GPU.
     """
     wants_gpu = device == "auto" or device.startswith("cuda")
     if not wants_gpu or not hasattr(faiss, "index_cpu_to_gpu") or not faiss.get_num_gpus():
+        return index
+    if memory_bytes is not None and index.ntotal * (index.code_size + 8) > memory_bytes:
         return index
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)

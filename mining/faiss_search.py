@@ -132,10 +132,18 @@ class ApproximateIndex:
         ids: id of each row, distinct.
         dim: dimension of the vectors.
         device: `auto` and `cuda…` search lists on a GPU where FAISS can (see `on_device`).
+        gpu_memory_bytes: of that GPU, that the index may take; a larger one is searched by the processor.
     """
 
     def __init__(
-        self, engine: str, path: Path | None, fetch: Fetch, ids: Int64Array, dim: int, device: str = "cpu"
+        self,
+        engine: str,
+        path: Path | None,
+        fetch: Fetch,
+        ids: Int64Array,
+        dim: int,
+        device: str = "cpu",
+        gpu_memory_bytes: int | None = None,
     ) -> None:
         self.engine = engine
         self._fetch = fetch
@@ -150,9 +158,9 @@ class ApproximateIndex:
             return
         if path is None:
             raise ValueError(f"search: an index of kind {engine} needs its file")
-        self._open(path, device)
+        self._open(path, device, gpu_memory_bytes)
 
-    def _open(self, path: Path, device: str) -> None:
+    def _open(self, path: Path, device: str, gpu_memory_bytes: int | None) -> None:
         faiss = load_faiss()
         self._file = index = read_index(path, self.engine)
         if isinstance(index, faiss.IndexPreTransform):
@@ -170,7 +178,7 @@ class ApproximateIndex:
             lists = faiss.downcast_InvertedLists(index.invlists)
             if hasattr(lists, "prefetch_nthread"):
                 lists.prefetch_nthread = 0  # FAISS starts 32 threads to read ahead; the pages come by themselves
-            whole, index = index, on_device(faiss, index, device)
+            whole, index = index, on_device(faiss, index, device, gpu_memory_bytes)
             if self.engine == "faiss-ivf" and index is whole:
                 self._lists = StoredLists(index, self._dim)
         self._index = index

@@ -79,7 +79,9 @@ def open_index(task: TaskContext, base: str, query: dict[str, str]) -> Approxima
     ids = np.fromfile(task.file(refs["ids"]), dtype="<i8").astype(np.int64, copy=False)
     fetch = StoredVectors(task.file(refs["vectors"]), rows, summary["vectors"])
     path = task.file(refs["faiss"]) if "faiss" in refs else None
-    return ApproximateIndex(summary["engine"], path, fetch, ids, int(query["dim"]), task.runtime.device)
+    runtime = task.runtime
+    share = None if runtime.gpu_memory_bytes is None else runtime.gpu_memory_bytes // runtime.workers
+    return ApproximateIndex(summary["engine"], path, fetch, ids, int(query["dim"]), runtime.device, share)
 
 
 def _shards(task: TaskContext, lang: str) -> list[FileRef]:

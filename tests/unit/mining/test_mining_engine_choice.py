@@ -29,8 +29,8 @@ def test_an_engine_that_is_named_is_taken(engine: str) -> None:
         # The index of a large side does not pay for the few queries of a small one.
         (EXACT_ROWS // 2, 10**12, "exact"),
         (EXACT_ROWS // 2 + 1, 10**12, "auto"),
-        (400_000, 600_000, "exact"),
-        (450_000, 600_000, "auto"),
+        (150_000, 300_000, "exact"),
+        (160_000, 300_000, "auto"),
     ],
 )
 def test_auto_is_exact_up_to_the_limit(source: int, target: int, engine: str) -> None:

@@ -227,3 +227,18 @@ def test_growing_samples_train_as_well_as_the_whole_one_from_the_start() -> None
     ours, theirs = ((base @ centroids.T).max(axis=1).mean() for centroids in (builder._centroids, whole.centroids))
     assert builder._centroids.shape == (lists, 24)
     assert ours > 0.99 * theirs
+
+
+def test_an_index_that_is_too_large_for_the_gpu_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = faiss_device.load_faiss()
+    index = faiss.IndexFlatIP(4)
+    index.add(np.eye(4, dtype=np.float32))
+    # As faiss-gpu answers on a machine with a GPU.
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *given: given, raising=False)
+    size = 4 * (4 * 4 + 8)
+    assert faiss_device.on_device(faiss, index, "cuda", size - 1) is index
+    assert faiss_device.on_device(faiss, index, "cpu", size) is index
+    for memory in (size, None):
+        assert faiss_device.on_device(faiss, index, "auto", memory) == ("resources", 0, index)
