@@ -107,8 +107,9 @@ def run_tile(task: TaskContext) -> None:
     ids = [table["sentence_id"].to_numpy() for table in tables]
     source, target = (read_embeddings(table) for table in tables)
     held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
-    gpu = find_task_gpu(task.runtime, len(source), target)
-    if task.spec.param("engine", str) == "faiss-flat":
+    is_flat = task.spec.param("engine", str) == "faiss-flat"
+    gpu = None if is_flat else find_task_gpu(task.runtime, len(source), target)
+    if is_flat:
         flat = search_both_flat(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
         found = Ranked.unsure(flat[0]), Ranked.unsure(flat[1])
     elif held:
