@@ -188,7 +188,7 @@ def make_plan(request: SearchRequest, machine: Machine, *, int8: bool = False) -
     gpu = _gpu(request, pairs, steps, machine)
     operations = 0.0 if gpu else _operations(request, pairs, steps, int8)
     plan = Plan(request, machine, pairs, indexes, steps, disk, operations, (), gpu)
-    problems = (*_memory_problems(plan), *_disk_problems(plan), *([gpu.problem] if gpu and gpu.problem else []))
+    problems = (*memory_problems(plan), *_disk_problems(plan), *([gpu.problem] if gpu and gpu.problem else []))
     return dataclasses.replace(plan, problems=problems)
 
 
@@ -306,7 +306,8 @@ def _operations(request: SearchRequest, pairs: tuple[PairPlan, ...], steps: tupl
     return total * sum(left)
 
 
-def _memory_problems(plan: Plan) -> Iterator[str]:
+def memory_problems(plan: Plan) -> Iterator[str]:
+    """Say which unfinished steps need more memory than there is."""
     available = plan.machine.memory_bytes
     for step in plan.steps:
         if available is not None and not step.is_done and step.memory_bytes > available:

@@ -6,7 +6,6 @@ looked at them; until then the smaller of the two numbers of sentences is a boun
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from emsmine.errors import ConfigError
 from emsmine.pipelines import plan_arithmetic as arithmetic
 from emsmine.pipelines.neighbours import DIRECTIONS
-from emsmine.pipelines.plan import Pair, PairPlan, Plan, SearchRequest, StepPlan, size
+from emsmine.pipelines.plan import Pair, PairPlan, Plan, SearchRequest, StepPlan, memory_problems
 from emsmine.pipelines.plan_text import Speed, duration, short_pair
 from emsmine.pipelines.reuse import EarlierRun, check_reuse, is_gone
 from emsmine.pipelines.reuse_neighbours import VERSIONS
@@ -149,7 +148,7 @@ def add_reuse(plan: Plan, reuse: ReusePlan) -> Plan:
         task_bytes, memory = step.task_bytes + extra, step.memory_bytes + extra * step.at_once
         steps.append(dataclasses.replace(step, task_bytes=task_bytes, memory_bytes=memory))
     planned = dataclasses.replace(plan, steps=tuple(steps))
-    return dataclasses.replace(planned, problems=plan.problems or tuple(_problems(planned)))
+    return dataclasses.replace(planned, problems=plan.problems or tuple(memory_problems(planned)))
 
 
 def check_reuse_fits(plan: Plan) -> None:
@@ -159,7 +158,7 @@ def check_reuse_fits(plan: Plan) -> None:
         ConfigError: memory is too small; the message says what fits.
     """
     if plan.problems:
-        raise ConfigError(f"plan: {'. Also: '.join(plan.problems)}. What fits: --reuse '' (nothing is taken over)")
+        raise ConfigError(f"plan: with what is taken over, {'. Also: '.join(plan.problems)}. What fits: --reuse ''")
 
 
 def _merge_more(request: SearchRequest, item: PairPlan) -> int:
@@ -179,16 +178,6 @@ def _reuse_step(request: SearchRequest, tasks: list[tuple[int, int]]) -> StepPla
     largest = max(tasks)[0]
     memory = largest * at_once + (arithmetic.WORKER_BYTES * at_once if at_once > 1 else 0)
     return StepPlan("search.reuse", number, done, largest, at_once, memory)
-
-
-def _problems(plan: Plan) -> Iterator[str]:
-    available = plan.machine.memory_bytes
-    for step in plan.steps:
-        if available is not None and not step.is_done and step.memory_bytes > available:
-            yield (
-                f"{step.step} needs {size(step.memory_bytes)} of memory with what is taken over "
-                f"({step.at_once:,} of {step.tasks:,} tasks at a time); available are {size(available)}"
-            )
 
 
 def reuse_lines(reuse: ReusePlan, plan: Plan, speed: Speed | None) -> list[str]:

@@ -146,5 +146,5 @@ def test_a_search_that_fits_without_what_is_taken_over_is_told_so() -> None:
     tight = dataclasses.replace(MACHINE, memory_bytes=whole.largest_step.memory_bytes)
     fitting = make_plan(REQUEST, tight)
     check_reuse_fits(fitting)
-    with pytest.raises(ConfigError, match=r"search.tile needs .* with what is taken over .*What fits: --reuse ''"):
+    with pytest.raises(ConfigError, match=r"with what is taken over, search.tile needs .*What fits: --reuse ''"):
         check_reuse_fits(add_reuse(fitting, reuse_of((80_000, 50_000))))
