@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 import xxhash
 
-from emsmine.encoder.checkpoints import load_checkpoint
+from emsmine.encoder.checkpoints import BEST, load_checkpoint
 from emsmine.encoder.config import read_json
 from emsmine.encoder.data import Corpus, PairFile, TokenCache, find_pair_files, read_pairs
 from emsmine.encoder.initialise import initial_tokenizer
@@ -27,6 +27,7 @@ from emsmine.encoder.registry import load_encoder
 from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, sample_size, train_tokenizer
 from emsmine.encoder.trainer import Progress, Trainer
 from emsmine.encoder.training_config import TrainingConfig
+from emsmine.encoder.training_log import LOG
 from emsmine.errors import ConfigError, ModelError, StaleOutputError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 _MAX_TOKENIZER_CHARS = 400
 _DATA = "data.json"
 _DIGEST_ROWS = 1024 * 1024
+WRITTEN = ("model", "checkpoint-*", BEST, LOG, _DATA, "emsmine.lock", "tensorboard")
+"""What a training writes at the top of `run.output`, beside the cache; a tokeniser that is there is never replaced."""
 
 
 def balanced_sample(files: list[PairFile], per_language: int, seed: int, preprocessing: str = "none") -> Iterator[str]:

@@ -29,6 +29,7 @@ from emsmine.mining.knn import (
     search_both,
     top_k,
 )
+from emsmine.progress import report
 
 _BLOCK_ROWS = 4096
 _SPARE = 8
@@ -73,6 +74,7 @@ def _search_flat(query_ND: Float32Array, base_MD: Float32Array, base_ids: Int64A
         query_BD = query_ND[start : start + _BLOCK_ROWS]
         _, found_BP = index.search(query_BD, min(k + _SPARE, len(base_MD)))
         blocks.append(rescore(query_BD, found_BP, base_MD.__getitem__, base_ids, k))
+        report(len(query_BD) / len(query_ND))
     return _concatenate(blocks)
 
 
@@ -216,6 +218,7 @@ class ApproximateIndex:
         for start in range(0, len(query_ND), step):
             query_BD = query_ND[start : start + step]
             blocks.append(rescore(query_BD, self._propose(query_BD, effort), self._fetch, self._ids, k))
+            report(len(query_BD) / len(query_ND))
         return _concatenate(blocks)
 
     def _search_lists(self, query_ND: Float32Array, k: int, width: int) -> Neighbours:
@@ -230,6 +233,7 @@ class ApproximateIndex:
             query_BD = query_ND[start : start + step]
             lists_BP = nearest_lists(query_BD, self._centroids, width)
             blocks.append(search_lists(query_BD, lists_BP, self._lists, self._fetch, self._ids, k, use_torch=use_torch))
+            report(len(query_BD) / len(query_ND))
         return _concatenate(blocks)
 
     def _propose(self, query_ND: Float32Array, effort: Effort) -> Int64Array:

@@ -28,6 +28,7 @@ from emsmine.mining.gpu import (
 from emsmine.mining.knn_absorb import ROUNDING, Positions, Searched, float64_error, slices
 from emsmine.mining.knn_factors import BLOCK, LENGTH, Side, ranks
 from emsmine.mining.knn_neighbours import exact_cosine
+from emsmine.progress import report
 
 _LOWEST_LIMIT = -2.0
 _SIGN, _ALL = 1 << 31, (1 << 32) - 1
@@ -55,6 +56,7 @@ def search_on_gpu(source: Searched, target: Searched, gpu: Gpu) -> None:
                     right = _Rows(target, span, gpu.device)
                     for left in lefts:
                         _search_tile(left, right)
+                    report((kept.stop - kept.start) / source.num_rows * (span.stop - span.start) / target.num_rows)
                     right.store()
                 for left in lefts:
                     left.store()

@@ -24,6 +24,7 @@ from emsmine.mining.knn_absorb import ROUNDING, Positions, Searched, absorb, sli
 from emsmine.mining.knn_factors import BLOCK, LENGTH, Factor, Products, block_maxima
 from emsmine.mining.knn_float32 import Float32Products
 from emsmine.mining.knn_neighbours import Float32Array, Neighbours
+from emsmine.progress import report
 
 _KEPT_BYTES = 2**27
 _FLAGGED_BLOCKS = 2**13  # blocks whose entries are looked at together
@@ -47,8 +48,10 @@ def search_tiles(
         lefts = [products.left(source.side, span) for span in slices(kept.start, kept.stop, tile[0])]
         for span in slices(0, target.num_rows, tile[1]):
             right = products.right(target.side, span)
+            share = (span.stop - span.start) / (source.num_rows * target.num_rows)
             for left in lefts:
                 _search_tile(source, target, products, fallback, left, right)
+                report((left.span.stop - left.span.start) * share)
 
 
 def _search_tile(

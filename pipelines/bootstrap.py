@@ -46,7 +46,7 @@ from emsmine.pipelines.bootstrap_data import (
     write_training,
 )
 from emsmine.pipelines.bootstrap_report import Round, best_round, build_report, load_round, record_hash
-from emsmine.pipelines.bootstrap_settings import BootstrapConfig, compare_state
+from emsmine.pipelines.bootstrap_settings import STATE_NAME, BootstrapConfig, compare_state
 from emsmine.pipelines.bootstrap_tokenizer import train_shared_tokenizer
 from emsmine.pipelines.files import hash_file, is_temporary, new_attempt, write_atomically
 from emsmine.pipelines.lock import run_lock
@@ -61,6 +61,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.json"
 LOG_NAME = "logs/rounds.jsonl"
+WRITTEN = ("text", "model", ".model.new", "round-*", "logs", REPORT_NAME, STATE_NAME, TOKENIZER, "emsmine.lock")
+"""All that a call writes at the top of `bootstrap.output`."""
 _MODEL_FILES = (WEIGHTS, TOKENIZER, CONFIG)
 _ENCODE = STAGE_NAMES.index("encode")
 _TEXT_STAGES, _ROUND_STAGES = STAGE_NAMES[:_ENCODE], STAGE_NAMES[_ENCODE:]

@@ -4,9 +4,9 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 
 interrupted and resumable. Command modules are imported when they are called, so that `--help` is quick.
 """
 
+import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +15,7 @@ import click
 from emsmine import __version__
 from emsmine.errors import EmsmineError
 from emsmine.pipelines.executor import exit_on_sigterm
+from emsmine.pipelines.streams import open_standard_streams, silence
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def cli(verbose: int, quiet: bool) -> None:
 
 def run_cli(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    open_standard_streams()
     try:
         with exit_on_sigterm():
             cli.main(list(args) if args is not None else None, prog_name="emsmine", standalone_mode=False)
@@ -102,14 +104,38 @@ def run_cli(args: Sequence[str] | None = None) -> int:
             print("emsmine: terminated; run the same command again to continue", file=sys.stderr)
         return leaving.code if isinstance(leaving.code, int) else 1
     except BrokenPipeError:
-        # The reader of stdout has gone (`| head`): no message, and no second error when Python flushes on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of stdout has gone (`| head`): no message.
+        silence(sys.stdout)
         return 1
     except OSError as error:
         # A disk that is full, a folder that may not be written to: the user's to solve, not a fault in the program.
-        place = f"{error.filename}: " if error.filename else ""
+        if error.filename == "stdout":
+            silence(sys.stdout)
+        print(f"emsmine: error: {_describe(error)}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
         print(
-            f"emsmine: error: {place}{error.strerror or error}; check the path, its permissions and the free space",
+            f"emsmine: error: out of memory ({error or 'no details'}); take fewer --workers or smaller inputs, see "
+            "docs/memory.md",
             file=sys.stderr,
         )
         return 1
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of your quota on that disk",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "name a place that can be written to",
+    errno.EBADF: "it is closed; lead it somewhere",
+    errno.ENOENT: "check the path",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def _describe(error: OSError) -> str:
+    """Say what the system refused, where, and what to do about it; the run goes on with the same command."""
+    place = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    return f"{place}{reason}; {_ADVICE.get(error.errno or 0, 'check the path, its permissions and the free space')}"

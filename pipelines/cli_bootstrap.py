@@ -5,12 +5,14 @@ from pathlib import Path
 
 import click
 
-from emsmine.pipelines.cli_options import device_option, workers_option
+from emsmine.outputs import check_output_folder
+from emsmine.pipelines.cli_options import command, device_option, workers_option
+from emsmine.pipelines.streams import echo
 
 logger = logging.getLogger(__name__)
 
 
-@click.command("bootstrap")
+@command("bootstrap")
 @click.argument("config", metavar="CONFIG.toml")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds in all  [default: bootstrap.rounds]")
 @workers_option
@@ -21,11 +23,16 @@ def bootstrap(config: str, rounds: int | None, workers: int, device: str) -> Non
     Interrupt it at any time; the same command continues. Ends with a table of the rounds; the model of the best round
     is in OUTPUT/model.
     """
-    from emsmine.pipelines.bootstrap import BootstrapOptions, run_bootstrap
+    from emsmine.pipelines.bootstrap import WRITTEN, BootstrapOptions, run_bootstrap
     from emsmine.pipelines.bootstrap_report import format_report
     from emsmine.pipelines.bootstrap_settings import load_bootstrap_config
+    from emsmine.pipelines.declared import check_pair_files
 
     settings = load_bootstrap_config(Path(config), rounds=rounds)
+    given, output = settings.bootstrap, settings.bootstrap.output
+    read = (config, *given.seed, *given.dev, *settings.mine.inputs, given.encoder.removeprefix("ems:"))
+    check_output_folder("bootstrap", "bootstrap.output", output, read, WRITTEN)
+    check_pair_files("bootstrap", (*given.seed, *given.dev))
 
     def log(row: dict[str, float]) -> None:
         parts = [f"step {row['step']:.0f}/{settings.train.optimiser.steps}", f"loss {row['total']:.4f}"]
@@ -34,7 +41,12 @@ def bootstrap(config: str, rounds: int | None, workers: int, device: str) -> Non
         logger.info("  ".join(parts))
 
     report = run_bootstrap(settings, BootstrapOptions(workers=workers, device=device, on_log=log))
-    click.echo(format_report(report, settings.bootstrap.output))
+    echo(format_report(report, output))
+    if report["model"]:
+        folder = Path(output) / report["model"]
+        logger.info(
+            "bootstrap: the model is in %s; mine with it: emsmine run INPUT... --encoder ems:%s", folder, folder
+        )
 
 
 COMMANDS: dict[str, click.Command] = {"bootstrap": bootstrap}

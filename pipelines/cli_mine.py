@@ -5,26 +5,28 @@ from typing import Any
 
 import click
 
-from emsmine import languages
+from emsmine.outputs import check_outputs
 from emsmine.pipelines.cli_options import (
     APPROXIMATE_ONLY,
+    command,
     device_option,
+    language_options,
     overrides,
     sentence_limit_option,
     stage_options,
 )
-from emsmine.pipelines.settings import build_settings
+from emsmine.pipelines.declared import declared_languages
+from emsmine.pipelines.settings import SelectSettings, build_settings
 
 logger = logging.getLogger(__name__)
 
 _STAGES = ("encode", "search", "select")
 
 
-@click.command("mine")
+@command("mine")
 @click.argument("source")
 @click.argument("target")
-@click.option("--source-lang", required=True, metavar="CODE", help="Language of SOURCE, as in de.")
-@click.option("--target-lang", required=True, metavar="CODE", help="Language of TARGET, as in en.")
+@language_options
 @click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="TSV to write; - is stdout.")
 @click.option(
     "--suspicious", metavar="FILE", help="TSV of pairs with a doubtful margin: margin, cosine, reasons, both texts."
@@ -35,23 +37,24 @@ _STAGES = ("encode", "search", "select")
 def mine(
     source: str,
     target: str,
-    source_lang: str,
-    target_lang: str,
+    source_lang: str | None,
+    target_lang: str | None,
     output: str,
     suspicious: str | None,
     max_sentence_chars: int,
     **given: Any,
 ) -> None:
-    """Mine translations from two files of sentences, one a line; - is stdin, .gz and .zst are read.
+    """Mine translations from two files of sentences, one a line; - is stdin, compressed files are read.
 
     Writes score, source, target per line, best first. The score is the margin; see docs/guide.md for what it means.
+    An output whose name ends in .gz, .zst, .bz2 or .xz is compressed.
     """
-    langs = (languages.resolve(source_lang), languages.resolve(target_lang))
+    check_outputs("mine", {"--output": output, "--suspicious": suspicious}, (source, target))
+    langs = declared_languages("mine", (source, target), source_lang, target_lang)
     settings = build_settings({}, overrides(_STAGES, given))
     from emsmine.encoder.registry import load_encoder
-    from emsmine.pipelines.mine import check_outputs, mine_files, write_pairs
+    from emsmine.pipelines.mine import mine_files, write_pairs
 
-    check_outputs(output, suspicious)
     mined = mine_files(
         source,
         target,
@@ -65,6 +68,27 @@ def mine(
     write_pairs(mined.pairs, output, suspicious)
     for name, number in mined.counts.items():
         logger.info("%-24s %10s", name, f"{number:,}")
+    if not mined.pairs:
+        logger.warning("mine: no pair; %s", _why_none(mined.best, settings.select))
+    elif output != "-":
+        logger.info(
+            "mine: %s pairs in %s (score, source, target; best first). See whether the last ones are still "
+            "translations, and set --threshold above those that are not",
+            *(f"{len(mined.pairs):,}", output),
+        )
+
+
+def _why_none(best: tuple[float, float] | None, settings: SelectSettings) -> str:
+    if best is None:
+        return "no sentence has a neighbour on the other side"
+    margin, cosine = best
+    reached = (
+        f"the largest margin is {margin:.3f} (--threshold {settings.threshold:g}), the largest cosine {cosine:.3f}"
+    )
+    return (
+        f"{reached} (--cosine-floor {settings.cosine_floor:g}): lower what was not reached, and check that the files "
+        "hold the languages given and speak of the same things"
+    )
 
 
 COMMANDS: dict[str, click.Command] = {"mine": mine}

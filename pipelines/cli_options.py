@@ -1,6 +1,7 @@
 """Command-line options that several commands share, most of them made from the settings."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,31 @@ from emsmine.errors import ConfigError
 from emsmine.pipelines.settings import STAGE_SETTINGS, LangidSettings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that names everything that is missing in one message, not one thing at a time."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            click.UsageError: arguments or options are missing; all are named.
+        """
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            values, _, _ = self.make_parser(ctx).parse_args(given)
+            missing = [item for item in self.params if item.required and values.get(item.name or "") in (None, (), [])]
+            if len(missing) < 2:
+                raise
+            names = [item.make_metavar(ctx) if isinstance(item, click.Argument) else item.opts[-1] for item in missing]
+            raise click.UsageError(f"Missing {', '.join(names[:-1])} and {names[-1]}.", ctx) from error
+
+
+command = functools.partial(click.command, cls=Command)
+"""Decorator of commands."""
 
 
 APPROXIMATE_ONLY = ("target_recall", "min_recall", "min_precision", "audit_queries")
@@ -87,6 +113,19 @@ def sentence_limit_option(text: str) -> Callable[[_Function], _Function]:
     )
 
 
+def language_options(function: _Function) -> _Function:
+    """Add `--source-lang` and `--target-lang`, which file names may tell as well."""
+    for letter, side, example in (("t", "target", "en"), ("s", "source", "de")):
+        option: Callable[[_Function], _Function] = click.option(
+            f"-{letter}",
+            f"--{side}-lang",
+            metavar="CODE",
+            help=f"Language of the {side} side, as in {example}.  [default: as the file name ends]",
+        )
+        function = option(function)
+    return function
+
+
 def workers_option(function: _Function) -> _Function:
     """Add `--workers`."""
     option: Callable[[_Function], _Function] = click.option(
@@ -125,8 +164,10 @@ def output_path(value: str) -> Path:
     """Return the path of the run directory.
 
     Raises:
-        ConfigError: a file stands there, or it is a URL.
+        ConfigError: it is empty, a file stands there, or it is a URL.
     """
+    if not value:
+        raise ConfigError("--output is empty; name a folder for the results, as in --output out")
     if "://" in value:
         raise ConfigError(
             f"--output: {value} is a URL; results must be local (inputs may be remote). Copy them afterwards"

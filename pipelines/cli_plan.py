@@ -8,6 +8,7 @@ import click
 
 from emsmine.errors import ConfigError
 from emsmine.pipelines.cli_options import (
+    command,
     device_option,
     memory_options,
     output_path,
@@ -16,13 +17,14 @@ from emsmine.pipelines.cli_options import (
     workers_option,
 )
 from emsmine.pipelines.settings import build_settings, parse_pairs, read_config
+from emsmine.pipelines.streams import echo
 
 _STAGES = ("langid", "encode", "index", "search")
 _NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall", "min_precision")
 _ROWS = click.IntRange(min=0)
 
 
-@click.command("plan")
+@command("plan")
 @click.option("-o", "--output", metavar="DIR", help="Run directory: plan its pairs with the rows that are there.")
 @click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs of the run directory.")
 @click.option(
@@ -90,10 +92,10 @@ def plan(
     planned = add_reuse(whole, reused) if reused else whole
     if as_json:
         taken = reuse_json(reused, planned) if reused else None
-        click.echo(json.dumps({**plan_as_json(planned, speed), "reuse": taken}, indent=1))
+        echo(json.dumps({**plan_as_json(planned, speed), "reuse": taken}, indent=1))
     else:
         *lines, verdict = format_plan(planned, speed).split("\n")
-        click.echo("\n".join([*lines, *(reuse_lines(reused, planned, speed) if reused else []), verdict]))
+        echo("\n".join([*lines, *(reuse_lines(reused, planned, speed) if reused else []), verdict]))
     check_fits(whole)
     check_reuse_fits(planned)
 

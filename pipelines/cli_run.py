@@ -11,7 +11,10 @@ from typing import Any
 import click
 
 from emsmine import languages
+from emsmine.errors import ConfigError
+from emsmine.outputs import check_output_folder
 from emsmine.pipelines.cli_options import (
+    Command,
     device_option,
     memory_options,
     output_path,
@@ -19,8 +22,10 @@ from emsmine.pipelines.cli_options import (
     stage_options,
     workers_option,
 )
-from emsmine.pipelines.settings import Settings, build_settings, parse_pairs, read_config
+from emsmine.pipelines.layout import WRITTEN
+from emsmine.pipelines.settings import Settings, build_settings, parse_pairs, read_config, to_toml
 from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.streams import echo
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +47,42 @@ def _settings(
         pairs=parse_pairs(list(pairs)),
         reuse=given.get("reuse"),
     )
+    _check_paths(output, config, settings, pairs)
     # Absolute, so that the saved settings mean the same files from wherever the run is continued.
     absolute = tuple(map(_absolute, settings.inputs))
     return dataclasses.replace(settings, inputs=absolute, reuse=settings.reuse and _absolute(settings.reuse))
+
+
+def _check_paths(output: Path, config: str | None, settings: Settings, pairs: Sequence[str]) -> None:
+    """Refuse results that would lie among the inputs, or replace a configuration that a person wrote."""
+    from emsmine.pipelines.run import CONFIG_NAME
+
+    check_output_folder("run", "--output", output, settings.inputs, WRITTEN)
+    saved = output / CONFIG_NAME
+    if config and saved.exists() and saved.samefile(config):
+        text = saved.read_text(encoding="utf-8")
+        if text != to_toml(build_settings(read_config(saved), {})):
+            raise ConfigError(
+                f"run: --config {config} is where the settings of the run are saved, so it would be replaced; keep it "
+                "outside the run directory"
+            )
+    for word in (part.strip() for words in pairs for part in words.split(",")):
+        left, right = languages.pair(word) if word else ("", "")
+        if left > right:
+            logger.info("%s is written as %s: pairs are named alphabetically", word, languages.pair_name(left, right))
+
+
+def _close(output: Path, settings: Settings, last: str) -> None:
+    """Say where the results are, what is next, and why a pair has none."""
+    from emsmine.pipelines.closing import closing_lines
+    from emsmine.pipelines.report import funnel
+    from emsmine.pipelines.store import Store
+
+    lines, warnings = closing_lines(funnel(Store(output)), settings, output, last)
+    for line in lines:
+        logger.info("%s", line)
+    for line in warnings:
+        logger.warning("%s", line)
 
 
 def _absolute(path: str) -> str:
@@ -73,7 +111,7 @@ def _print_funnel(output: Path) -> None:
     from emsmine.pipelines.report import format_funnel, funnel
     from emsmine.pipelines.store import Store
 
-    click.echo(format_funnel(funnel(Store(output))))
+    echo(format_funnel(funnel(Store(output))))
 
 
 _output = click.option(
@@ -87,7 +125,7 @@ _reuse = click.option(
 _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and redo a stage and all later ones.")
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @_output
 @_pairs
@@ -113,6 +151,7 @@ def run(
     _run(settings, folder, stages, given)
     if not given["dry_run"]:
         _print_funnel(folder)
+        _close(folder, settings, until)
 
 
 def _stage_command(name: str) -> click.Command:
@@ -122,7 +161,9 @@ def _stage_command(name: str) -> click.Command:
         output: str, config: str | None, pairs: tuple[str, ...], inputs: tuple[str, ...] = (), **given: Any
     ) -> None:
         folder = output_path(output)
-        _run(_settings(folder, config, inputs, pairs, given), folder, [name], given)
+        settings = _settings(folder, config, inputs, pairs, given)
+        _run(settings, folder, [name], given)
+        _close(folder, settings, name)
 
     command.__doc__ = f"Run the stage {name} on a run directory that holds the results of the stages before it."
     for decorate in (stage_options([name]), device_option, workers_option, _redo, _reuse, _config, _pairs, _output):
@@ -131,10 +172,10 @@ def _stage_command(name: str) -> click.Command:
         command = memory_options(command)
     if takes_inputs:
         command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
-    return click.command(name)(command)
+    return click.command(name, cls=Command)(command)
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("output", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(output: str, as_json: bool) -> None:
@@ -144,18 +185,18 @@ def report(output: str, as_json: bool) -> None:
 
     if as_json:
         rows = [{**vars(row), "adds_up": row.adds_up} for row in funnel(Store(output_path(output)))]
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
     else:
         _print_funnel(output_path(output))
 
 
-@click.command("langs")
+@click.command("langs", cls=Command)
 @click.argument("codes", nargs=-1)
 def langs(codes: tuple[str, ...]) -> None:
     """List the languages of the shipped model as canonical code, short code and name; or look CODES up."""
     for code in codes or languages.EMS_CODES:
         canonical = languages.resolve(code)
-        click.echo(f"{canonical}\t{languages.short(canonical)}\t{languages.name(canonical)}")
+        echo(f"{canonical}\t{languages.short(canonical)}\t{languages.name(canonical)}")
 
 
 COMMANDS |= {name: _stage_command(name) for name in STAGE_NAMES}

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import click
 
-from emsmine.pipelines.cli_options import device_option
+from emsmine.errors import ConfigError
+from emsmine.outputs import check_output_folder
+from emsmine.pipelines.cli_options import command, device_option
+from emsmine.pipelines.streams import echo
+
+logger = logging.getLogger(__name__)
 
 
-@click.command("train")
+@command("train")
 @click.argument("config", metavar="CONFIG.toml")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop, with a checkpoint, at this step.")
 @device_option
@@ -19,25 +24,40 @@ def train(config: str, steps: int | None, device: str) -> None:
     On several GPUs: torchrun --nproc-per-node N -m emsmine train CONFIG.toml
     """
     from emsmine.encoder.parallel import launched
+    from emsmine.encoder.training import WRITTEN
     from emsmine.encoder.training import train as run_training
     from emsmine.encoder.training_config import load_training_config
+    from emsmine.pipelines.declared import check_pair_files
     from emsmine.pipelines.lock import run_lock
     from emsmine.pipelines.training_progress import TrainingProgress
 
     settings = load_training_config(Path(config))
+    data = settings.data
+    encoders = [name.removeprefix("ems:") for name in (data.teacher, data.negatives, settings.optimiser.init)]
+    read = (config, *data.train, data.tokenizer, *encoders)
+    check_output_folder("train", "run.output", settings.run.output, read, (*WRITTEN, data.cache))
     rank, _ = launched()
     if rank:
         # One process speaks and holds the lock for all that torchrun started.
         logging.disable(logging.INFO)
-
+    else:
+        check_pair_files("train", data.train)
     lock = nullcontext() if rank else run_lock(settings.run.output, "train")
     with lock, TrainingProgress(settings.optimiser.steps, settings.data.batch_size) as progress:
         folder = run_training(settings, device=device, stop_after=steps, on_log=progress.show)
     if not rank:
-        click.echo(folder)
+        echo(str(folder))
+        logger.info("%s", _what_next("train", folder))
 
 
-@click.command("convert")
+def _what_next(name: str, folder: Path) -> str:
+    return (
+        f"{name}: the model is in {folder}. Measure it: emsmine eval tatoeba DIR --encoder ems:{folder}; "
+        f"mine with it: emsmine mine a.de b.en --encoder ems:{folder}"
+    )
+
+
+@command("convert")
 @click.argument("checkpoint", metavar="CHECKPOINT.pt")
 @click.option("--sentencepiece", required=True, metavar="FILE", help="SentencePiece model of the release.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Model directory to write.")
@@ -52,11 +72,16 @@ def convert(checkpoint: str, sentencepiece: str, output: str, name: str, num_hea
     No pickled code runs: a file that holds anything but tensors is refused.
     """
     from emsmine.encoder.convert import convert as run_conversion
+    from emsmine.encoder.model_directory import CONFIG, TOKENIZER, WEIGHTS
 
+    if not output:
+        raise ConfigError("convert: --output is empty; name a folder for the model")
+    check_output_folder("convert", "--output", output, (checkpoint, sentencepiece), (CONFIG, TOKENIZER, WEIGHTS))
     folder = run_conversion(
         Path(checkpoint), Path(sentencepiece), Path(output), name=name, num_heads=num_heads or 0, table=table
     )
-    click.echo(folder)
+    echo(str(folder))
+    logger.info("%s", _what_next("convert", folder))
 
 
 COMMANDS: dict[str, click.Command] = {"train": train, "convert": convert}

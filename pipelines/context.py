@@ -21,7 +21,16 @@ from emsmine.pipelines.files import AtomicFile, matches_hash, new_attempt
 from emsmine.pipelines.manifests import TaskManifest
 from emsmine.pipelines.parquet import ROW_GROUP_ROWS, ParquetSink, read_batches, read_slice, read_table
 from emsmine.pipelines.publish import publish_task
-from emsmine.pipelines.tasks import FileRef, OutputRef, Runtime, TaskReport, TaskSpec, check_relative_path
+from emsmine.pipelines.tasks import (
+    FileRef,
+    OutputRef,
+    Runtime,
+    TaskReport,
+    TaskSpec,
+    check_relative_path,
+    work_of,
+)
+from emsmine.progress import report
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +68,7 @@ class TaskContext:
         self._rejects: list[tuple[str, str, str, str]] = []
         self._counters: dict[str, int | float] = {}
         self._started = 0.0
+        self._work = work_of(spec)[0]
         self._report: TaskReport | None = None
 
     def __enter__(self) -> "TaskContext":
@@ -119,6 +129,7 @@ class TaskContext:
         for batch in read_batches(self._verified(ref), columns, batch_rows):
             num_rows += batch.num_rows
             yield batch
+            self.progress(batch.num_rows)
         self._check_rows(ref, num_rows)
 
     def read_slice(self, ref: FileRef, start: int, stop: int, columns: Sequence[str] | None = None) -> Any:
@@ -272,6 +283,13 @@ class TaskContext:
         return file
 
     # ---- counting ----
+
+    def progress(self, amount: float) -> None:
+        """Tell that so many further rows (bytes, of a file from outside) of the inputs are dealt with, see `work_of`.
+
+        `batches` does it by itself. For people only.
+        """
+        report(amount / max(self._work, 1))
 
     def count_in(self, n: int = 1) -> None:
         """Count rows taken in."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emsmine import languages
+from emsmine.columns import find_columns
 from emsmine.encoder.protocol import Encoder, FloatArray
 from emsmine.errors import InputError, LanguageError
 from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, signature, tatoeba_accuracy
@@ -21,6 +22,7 @@ from emsmine.pipelines.settings import SelectSettings
 logger = logging.getLogger(__name__)
 
 _MAX_CHARS = 10_000
+_Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -229,15 +231,28 @@ def _read_gold(path: Path, numbers: Sequence[dict[str, int]]) -> set[tuple[int, 
     return gold
 
 
-def evaluate_pairs(mined: Path, gold: Path) -> dict[str, Any]:
-    """Compare a mined TSV (score, source, target) with gold pairs (source, target) by text.
+def evaluate_pairs(
+    mined: Path,
+    gold: Path,
+    mined_columns: tuple[int, int] | None = None,
+    gold_columns: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Compare mined pairs with gold pairs by text.
+
+    Args:
+        mined: TSV; scores, labels or URLs may stand before source and target, see `emsmine.columns`.
+        gold: the same; it may be a mined file too.
+        mined_columns: columns of source and target, from 0; None: recognised.
+        gold_columns: the same of the other file.
 
     Raises:
-        InputError: a file is missing or has too few columns.
+        InputError: a file is missing, has too few columns, or no two columns of it can be a bitext.
     """
-    found = [tuple(map(dedup_key, row[1:3])) for row in _columns(mined, 3)]
-    wanted = {tuple(map(dedup_key, row[:2])) for row in _columns(gold, 2)}
+    found = _pairs(mined, mined_columns, "--mined-columns")
+    wanted = set(_pairs(gold, gold_columns, "--gold-columns"))
     hits = len(set(found) & wanted)
+    if not hits and found and wanted:
+        logger.warning("eval: %s", _why_nothing_matches(set(found), wanted, mined, gold))
     precision, recall = hits / max(1, len(found)), hits / max(1, len(wanted))
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     rounded = {
@@ -246,9 +261,28 @@ def evaluate_pairs(mined: Path, gold: Path) -> dict[str, Any]:
     return {"task": "pairs", "mined": len(found), "gold": len(wanted), "correct": hits, **rounded}
 
 
-def _columns(path: Path, minimum: int) -> list[list[str]]:
-    rows = [line.decode("utf-8", "replace").split("\t") for line in read_lines(str(path))]
-    wrong = next((n for n, row in enumerate(rows) if len(row) < minimum), None)
+def _why_nothing_matches(found: set[_Pair], wanted: set[_Pair], mined: Path, gold: Path) -> str:
+    if found & {(target, source) for source, target in wanted}:
+        return (
+            f"no pair of {mined} is in {gold}, but pairs with the sides swapped are: give the columns of one as in 2,1"
+        )
+    sources, targets = ({pair[side] for pair in found} & {pair[side] for pair in wanted} for side in (0, 1))
+    return (
+        f"no pair of {mined} is in {gold} ({len(sources)} of its sources and {len(targets)} of its targets are); check "
+        "that both hold the same languages in the same columns"
+    )
+
+
+def _pairs(path: Path, given: tuple[int, int] | None, option: str) -> list[_Pair]:
+    lines = list(read_lines(str(path)))
+    try:
+        source, target = find_columns(lines, f"eval: {path}", given)
+    except InputError as error:
+        raise InputError(str(error).replace("--columns", option)) from None
+    rows = [line.decode("utf-8", "replace").split("\t") for line in lines]
+    wrong = next((n for n, row in enumerate(rows) if len(row) <= max(source, target)), None)
     if wrong is not None:
-        raise InputError(f"eval: {path} line {wrong + 1} has {len(rows[wrong])} columns; {minimum} are needed")
-    return [[sanitise(cell) for cell in row] for row in rows]
+        raise InputError(
+            f"eval: {path} line {wrong + 1} has {len(rows[wrong])} columns; {max(source, target) + 1} are needed"
+        )
+    return [(dedup_key(sanitise(row[source])), dedup_key(sanitise(row[target]))) for row in rows]

@@ -27,24 +27,31 @@ from typing import Any, Protocol
 
 from emsmine.errors import ConfigError, EmsmineError, TaskFailedError
 from emsmine.pipelines.tasks import TaskReport, TaskSpec
+from emsmine.progress import listening
 
 logger = logging.getLogger(__name__)
 
 RunTask = Callable[[TaskSpec], TaskReport]
+OnProgress = Callable[[TaskSpec, float], None]
+"""Receives a task and the share of it, from 0 to 1, that was done since the last call."""
 _READY = "ready"
 _PR_SET_PDEATHSIG = 1
 _LIFE_CHECK_SECONDS = 1.0
+_PROGRESS_SECONDS = 0.25
 
 
 class Executor(Protocol):
     """Whatever runs tasks. Stages cannot see it."""
 
-    def map(self, run: RunTask, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
+    def map(
+        self, run: RunTask, specs: Sequence[TaskSpec], on_progress: OnProgress | None = None
+    ) -> Iterator[TaskReport]:
         """Run tasks and yield their reports as they finish, in no promised order.
 
         Args:
             run: runs one task; a module-level function or a `functools.partial` of one.
             specs: the tasks.
+            on_progress: hears how far the tasks have come.
         """
         ...
 
@@ -62,6 +69,11 @@ def run_guarded(run: RunTask, spec: TaskSpec) -> TaskReport:
     except Exception as error:
         message = f"{spec.task_id}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
     return TaskReport.failed(spec, message, time.monotonic() - started)
+
+
+def _run_here(run: RunTask, spec: TaskSpec, on_progress: OnProgress | None) -> TaskReport:
+    with listening(lambda share: on_progress(spec, share) if on_progress else None):
+        return run_guarded(run, spec)
 
 
 class LocalExecutor:
@@ -102,7 +114,9 @@ class LocalExecutor:
             atexit.unregister(self._pool.kill)
             self._pool = None
 
-    def map(self, run: RunTask, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
+    def map(
+        self, run: RunTask, specs: Sequence[TaskSpec], on_progress: OnProgress | None = None
+    ) -> Iterator[TaskReport]:
         """Run tasks and yield their reports as they finish, in no promised order.
 
         When the caller stops early (an exception, `KeyboardInterrupt`, a closed generator), the workers are killed;
@@ -111,13 +125,14 @@ class LocalExecutor:
         Args:
             run: runs one task; a module-level function or a `functools.partial` of one.
             specs: the tasks.
+            on_progress: hears how far the tasks have come.
 
         Raises:
             TaskFailedError: worker processes cannot start at all.
         """
         if self.workers == 1:
             for spec in specs:
-                yield run_guarded(run, spec)
+                yield _run_here(run, spec, on_progress)
             return
         if self._pool is None or not self._pool.runs(run):
             self._close()
@@ -127,7 +142,7 @@ class LocalExecutor:
             atexit.register(self._pool.kill)
         finished = False
         try:
-            yield from self._pool.map(specs)
+            yield from self._pool.map(specs, on_progress)
             finished = True
         finally:
             # Workers that still hold tasks of a map that was left early are of no use to the next.
@@ -214,7 +229,7 @@ class _Pool:
     def runs(self, run: RunTask) -> bool:
         return self._run is run
 
-    def map(self, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
+    def map(self, specs: Sequence[TaskSpec], on_progress: OnProgress | None) -> Iterator[TaskReport]:
         waiting = deque(specs)
         num_left = len(specs)
         while num_left:
@@ -226,7 +241,7 @@ class _Pool:
             for worker in list(self._workers):
                 if worker.connection not in ready and worker.process.is_alive():
                     continue
-                report = self._attend(worker)
+                report = self._attend(worker, on_progress)
                 if report is not None:
                     num_left -= 1
                     # Before the caller has its turn, which may be long.
@@ -238,12 +253,16 @@ class _Pool:
             if waiting and worker.idle and worker.give(waiting[0]):
                 waiting.popleft()
 
-    def _attend(self, worker: _Worker) -> TaskReport | None:
+    def _attend(self, worker: _Worker, on_progress: OnProgress | None) -> TaskReport | None:
         """Handle what a worker sent, or its death. Return the report of a task that ended."""
         message = worker.receive()
         spec = worker.spec
         if message is None:
             return self._bury(worker)
+        if isinstance(message, float):
+            if spec is not None and on_progress:
+                on_progress(spec, message)
+            return None
         worker.ready, worker.spec = True, None
         return message if spec is not None else None
 
@@ -276,7 +295,23 @@ def _work(connection: "Connection[Any, Any]", run: RunTask, parent: int) -> None
             spec = connection.recv()
         except EOFError:
             return
-        connection.send(run_guarded(run, spec))
+        with listening(_sender(connection)):
+            report = run_guarded(run, spec)
+        connection.send(report)
+
+
+def _sender(connection: "Connection[Any, Any]") -> Callable[[float], None]:
+    """Return a listener that passes progress on, a few times a second at most."""
+    collected, sent = 0.0, time.monotonic()
+
+    def send(share: float) -> None:
+        nonlocal collected, sent
+        collected += share
+        if time.monotonic() - sent >= _PROGRESS_SECONDS:
+            connection.send(collected)
+            collected, sent = 0.0, time.monotonic()
+
+    return send
 
 
 def _die_with_parent(parent: int) -> None:

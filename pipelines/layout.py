@@ -20,6 +20,12 @@ from emsmine.pipelines.tasks import FileRef, TaskSpec
 
 LOCK_NAME = "emsmine.lock"
 RESERVED = ("manifests", "rejects", LOCK_NAME)
+WRITTEN = (
+    *("audit", "distinct", "documents", "duplicates", "embeddings", "export", "held", "index", "known", "logs"),
+    *("neighbours", "occurrences", "pairs", "samples", "segments", "selected", "sentences", "signatures", "tiles"),
+    *("tuning", "config.toml", "emsmine.*", *RESERVED),
+)
+"""All that a run writes at the top of its directory."""
 
 
 def rejects_path(spec: TaskSpec) -> str:

@@ -7,11 +7,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from emsmine import languages
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
 from emsmine.lines import unpacked_lines
@@ -20,9 +20,13 @@ from emsmine.mining.knn import Neighbours, search_both
 from emsmine.mining.retrieve import Candidates, candidates, select
 from emsmine.mining.suspicion import suspicion
 from emsmine.mining.text import dedup_key, sanitise
+from emsmine.outputs import write_output
+from emsmine.pipelines.declared import check_languages
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.readers import open_binary
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.suspicious import ScoredPair, counters_of
+from emsmine.progress import listening
 
 _BATCH = 8192
 
@@ -45,15 +49,15 @@ class SentenceList:
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-    """Yield the lines of a file, or of stdin for `-`, without their line feed; .gz and .zst are unpacked.
+    """Yield the lines of a file, or of stdin for `-`, without their line feed; what is compressed is unpacked.
 
-    Only a line feed ends a line: Unicode line breaks stand inside sentences of real corpora.
+    See `emsmine.lines.unpacked_lines`.
 
     Raises:
         InputError: the file does not exist, or its compression is damaged.
     """
     if path == "-":
-        yield from unpacked_lines(sys.stdin.buffer, path)
+        yield from unpacked_lines(sys.stdin.buffer, "stdin")
         return
     with open_binary(path) as stream:
         yield from unpacked_lines(stream, path)
@@ -91,10 +95,12 @@ def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArra
     Returns:
         float32 [N, D], unit rows, and int64 [N], the number of each in `sentences.texts`.
     """
-    parts = [
-        encoder.encode(sentences.texts[start : start + _BATCH], lang=sentences.lang)
-        for start in range(0, len(sentences.texts), _BATCH)
-    ]
+    parts = []
+    with Progress(f"encode {languages.short(sentences.lang)}", len(sentences.texts), "sentences") as progress:
+        for start in range(0, len(sentences.texts), _BATCH):
+            part = sentences.texts[start : start + _BATCH]
+            parts.append(encoder.encode(part, lang=sentences.lang))
+            progress.advance(len(part))
     vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
     return np.ascontiguousarray(vectors[usable]), usable
@@ -116,9 +122,22 @@ class _Searched:
 
 def _search_sides(encoder: Encoder, source: SentenceList, target: SentenceList, k: int, device: str) -> _Searched:
     (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
-    gpu = find_gpu(device, len(left) * right.size)
-    forward, backward = search_both(left, right, k, source_ids=left_ids, target_ids=right_ids, gpu=gpu)
+    forward, backward = search_showing(left, right, k, device, source_ids=left_ids, target_ids=right_ids)
     return _Searched(forward, backward, left_ids, right_ids)
+
+
+def search_showing(
+    left: npt.NDArray[np.float32],
+    right: npt.NDArray[np.float32],
+    k: int,
+    device: str,
+    source_ids: npt.NDArray[np.int64] | None = None,
+    target_ids: npt.NDArray[np.int64] | None = None,
+) -> tuple[Neighbours, Neighbours]:
+    """Search as `search_both` does, on a GPU if the device is or may be one and the search is large; show progress."""
+    gpu = find_gpu(device, len(left) * right.size)
+    with Progress("search", len(left), "sentences") as progress, listening(progress.listener()):
+        return search_both(left, right, k, source_ids=source_ids, target_ids=target_ids, gpu=gpu)
 
 
 def _unusable(searched: _Searched, source: SentenceList, target: SentenceList) -> dict[str, int]:
@@ -150,10 +169,14 @@ def mine_sides(
 
 @dataclass(frozen=True)
 class Mined:
-    """Mined pairs, best first, and what was left out on the way."""
+    """Mined pairs, best first, and what was left out on the way.
+
+    `best` is the largest margin and cosine among all candidates, kept or not; None if there are no candidates.
+    """
 
     pairs: list[ScoredPair]
     counts: dict[str, int]
+    best: tuple[float, float] | None = None
 
 
 def mine_files(
@@ -189,6 +212,7 @@ def mine_files(
             raise InputError(
                 f"mine: {name} {path} has no usable sentence ({side.dropped or 'it is empty'}); nothing to mine"
             )
+    check_languages("mine", {path: (side.lang, side.texts) for path, side in named.values()})
     searched = _search_sides(encoder, source, target, k, device)
     pool = candidates(*searched.neighbours(), margin=settings.margin)
     chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
@@ -198,11 +222,13 @@ def mine_files(
     counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
     columns = (chosen.margin, chosen.cosine, chosen.source_ids, chosen.target_ids)
     rows = zip(marks, *(column.tolist() for column in columns), strict=True)
-    return Mined([ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows], counts)
+    pairs = [ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows]
+    best = (float(pool.margin.max()), float(pool.cosine.max())) if len(pool) else None
+    return Mined(pairs, counts, best)
 
 
 def write_pairs(pairs: Sequence[ScoredPair], output: str, listing: str | None = None) -> None:
-    """Write `score TAB source TAB target` lines to a file (atomically) or to stdout for `-`.
+    """Write `score TAB source TAB target` lines to a file or to stdout for `-`, see `emsmine.outputs.write_output`.
 
     Args:
         pairs: best first.
@@ -211,43 +237,7 @@ def write_pairs(pairs: Sequence[ScoredPair], output: str, listing: str | None = 
             source, target. Empty if there are none.
     """
     text = "".join(f"{pair.margin:.6f}\t{pair.source}\t{pair.target}\n" for pair in pairs)
-    write_bytes(text.encode("utf-8"), output, "mine")
+    write_output(text.encode("utf-8"), output)
     if listing is not None:
         marked = "".join(f"{pair.listing_line()}\n" for pair in pairs if pair.suspicious)
-        write_bytes(marked.encode("utf-8"), listing, "mine", "--suspicious")
-
-
-def check_outputs(output: str, listing: str | None) -> None:
-    """Refuse outputs that cannot be written, before the work.
-
-    Raises:
-        ConfigError: the folder of a file does not exist, or both outputs are one.
-    """
-    _check_folder(output, "mine", "--output")
-    if listing is None:
-        return
-    _check_folder(listing, "mine", "--suspicious")
-    if output == listing or ("-" not in (output, listing) and Path(output).resolve() == Path(listing).resolve()):
-        raise ConfigError(f"mine: --output and --suspicious are both {listing}; give each a file of its own")
-
-
-def _check_folder(output: str, command: str, option: str) -> None:
-    folder = Path(output).parent
-    if output != "-" and not folder.is_dir():
-        raise ConfigError(f"{command}: folder {folder} of {option} {output} does not exist; create it first")
-
-
-def write_bytes(content: bytes, output: str, command: str, option: str = "--output") -> None:
-    """Write what a command made to a file (atomically) or to stdout for `-`.
-
-    Raises:
-        ConfigError: the folder of the file does not exist.
-    """
-    if output == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    from emsmine.pipelines.files import new_attempt, write_atomically
-
-    _check_folder(output, command, option)
-    write_atomically(Path(output), content, new_attempt())
+        write_output(marked.encode("utf-8"), listing)

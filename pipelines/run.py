@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
-from emsmine.pipelines.executor import Executor, LocalExecutor
+from emsmine.pipelines.executor import Executor, LocalExecutor, OnProgress
 from emsmine.pipelines.files import new_attempt, write_atomically
 from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
 from emsmine.pipelines.lock import run_lock
 from emsmine.pipelines.machine import Limits
 from emsmine.pipelines.plan_run import NO_LIMITS, check_search
-from emsmine.pipelines.progress import Progress
+from emsmine.pipelines.progress import StepProgress
 from emsmine.pipelines.reuse import adopt_finished, check_reuse
 from emsmine.pipelines.settings import Settings, to_toml
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
@@ -117,10 +117,10 @@ class _Workers:
     pool: Executor
     run: Callable[[TaskSpec], TaskReport]
 
-    def map(self, specs: Sequence[TaskSpec]) -> Iterator[TaskReport]:
+    def map(self, specs: Sequence[TaskSpec], on_progress: OnProgress) -> Iterator[TaskReport]:
         # A single task is run here, with all cores: there is nothing to be done beside it.
         executor = self.pool if len(specs) > 1 else LocalExecutor(1)
-        return executor.map(self.run, specs)
+        return executor.map(self.run, specs, on_progress)
 
 
 def _save_settings(context: PlanContext) -> None:
@@ -187,9 +187,9 @@ def _run_step(
     started, cpu_started = time.monotonic(), time.process_time()
     failed: list[TaskReport] = []
     rows = 0
-    with Progress(f"{step.stage}.{step.name}", len(specs), len(specs) - len(pending)) as progress:
-        for report in workers.map(pending):
-            progress.advance(report.rows_in)
+    with StepProgress(f"{step.stage}.{step.name}", specs, pending) as progress:
+        for report in workers.map(pending, progress.hear):
+            progress.end(report)
             rows += report.rows_in
             if report.error is not None:
                 failed.append(report)

@@ -4,6 +4,7 @@ The neighbourhood of a sentence is the other side of the bitext, as in mining: a
 nearer to each other than to whatever else stands there.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
+from emsmine.columns import find_columns
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
-from emsmine.mining.gpu import find_gpu
-from emsmine.mining.knn import exact_cosine, search_both
+from emsmine.mining.knn import exact_cosine
 from emsmine.mining.margin import margin_scores, mean_similarity
-from emsmine.pipelines.mine import SentenceList, collect, encode_usable, read_lines
+from emsmine.outputs import is_same_file
+from emsmine.pipelines.declared import check_languages
+from emsmine.pipelines.mine import SentenceList, collect, encode_usable, read_lines, search_showing
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 16_384
 
@@ -44,25 +49,36 @@ class Scored:
     counts: dict[str, int]
 
 
-def read_bitext(paths: Sequence[str], langs: tuple[str, str], max_chars: int) -> Bitext:
-    """Read one file of `source TAB target` lines, or two files whose lines correspond.
+def read_bitext(
+    paths: Sequence[str], langs: tuple[str, str], max_chars: int, given: tuple[int, int] | None = None
+) -> Bitext:
+    """Read one file of TAB-separated columns, or two files whose lines correspond.
 
     Args:
         paths: one or two; `-` is stdin.
         langs: canonical codes of source and target.
         max_chars: longer sentences cannot be scored.
+        given: columns of source and target in one file, from 0; None: recognised, see `emsmine.columns`.
 
     Raises:
-        InputError: a file does not exist, two files have different numbers of lines, or no line has two usable sides.
+        InputError: a file does not exist, two files have different numbers of lines or are one, the columns cannot be
+            a bitext, or no line has two usable sides.
     """
+    if len(paths) == 2 and is_same_file(*paths):
+        raise InputError(f"score: {paths[0]} and {paths[1]} are the same file; give one file a side")
     lines = list(_joined(paths) if len(paths) == 2 else read_lines(paths[0]))
+    where = f"score: {' and '.join(paths)}"
+    chosen = find_columns(lines, where, (0, 1) if len(paths) == 2 else given)
+    if chosen != (0, 1):
+        logger.info("%s: source and target are columns %d and %d", where, chosen[0] + 1, chosen[1] + 1)
     counts: Counter[str] = Counter(lines=len(lines))
     columns: tuple[list[bytes], list[bytes]] = ([], [])
     for line in lines:
-        source_column, tab, rest = line.partition(b"\t")
-        counts["too_few_columns"] += not tab
-        columns[0].append(source_column if tab else b"")
-        columns[1].append(rest.partition(b"\t")[0])
+        cells = line.split(b"\t")
+        is_whole = len(cells) > max(chosen)
+        counts["too_few_columns"] += not is_whole
+        for column, place in zip(columns, chosen, strict=True):
+            column.append(cells[place] if is_whole else b"")
     source, target = (collect(column, lang, max_chars) for column, lang in zip(columns, langs, strict=True))
     for name, side in (("source", source), ("target", target)):
         if not side.texts:
@@ -74,6 +90,8 @@ def read_bitext(paths: Sequence[str], langs: tuple[str, str], max_chars: int) ->
     # An empty side is how a line of one column was put above: it has been counted.
     for name in ("source.empty", "target.empty"):
         counts[name] -= counts["too_few_columns"]
+    names = paths if len(paths) == 2 else [f"{paths[0]}, column {place + 1}" for place in chosen]
+    check_languages("score", dict(zip(names, ((side.lang, side.texts) for side in (source, target)), strict=True)))
     return Bitext(lines, source, target, {name: number for name, number in counts.items() if number})
 
 
@@ -102,7 +120,7 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str 
         device: where a large search multiplies; the result is the same everywhere.
     """
     (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (bitext.source, bitext.target))
-    forward, backward = search_both(left, right, k, gpu=find_gpu(device, len(left) * right.size))
+    forward, backward = search_showing(left, right, k, device)
     source, target = (
         _rows(side.places, ids, len(side.texts))
         for side, ids in ((bitext.source, left_ids), (bitext.target, right_ids))

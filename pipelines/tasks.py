@@ -8,6 +8,7 @@ still valid. Settings that cannot change a result (workers, device, threads) tra
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,6 +213,15 @@ class TaskSpec:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(f"{self.task_id}: parameter {name} must be {kind.__name__}, got {value!r}")
         return value
+
+
+def work_of(spec: TaskSpec) -> tuple[float, str]:
+    """Return how much work a task is, for showing progress only: rows of its inputs, or bytes of files from outside."""
+    rows = sum(ref.rows for ref in spec.inputs)
+    if rows:
+        return rows, "rows"
+    sizes = [os.path.getsize(ref.path) for ref in spec.inputs if os.path.isfile(ref.path)]
+    return (sum(sizes), "bytes") if sizes else (1, "tasks")
 
 
 @dataclass(frozen=True)

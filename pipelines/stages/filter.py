@@ -15,6 +15,7 @@ from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_vers
 from emsmine.pipelines.stages.langid import identifier_for
 from emsmine.pipelines.suspicious import COLUMN, count_suspicious
 from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
+from emsmine.progress import report
 
 _BATCH = 8192
 
@@ -93,6 +94,7 @@ def run(task: TaskContext) -> None:
         columns += [[scores[rule.name] for _, scores in kept] for rule in rules]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         writer.write(pa.Table.from_arrays(arrays, schema=schema))
+        report(len(rows) / selected.num_rows)
 
 
 _SIDE_COLUMNS = ("text", "sentence_id", "url", "date", "doc_id", "position", "lid_score", "mt_hints")

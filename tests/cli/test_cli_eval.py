@@ -24,6 +24,18 @@ def test_pairs(finished: Path, tmp_path: Path) -> None:
     assert kit.emsmine("eval", "pairs", exported, gold).json["f1"] == 0
 
 
+def test_pairs_of_mined_files_are_recognised(finished: Path, tmp_path: Path) -> None:
+    exported = finished / "export" / "de-en.tsv"
+    result = kit.emsmine("eval", "pairs", exported, exported)
+    assert (result.code, result.json["f1"], result.err) == (0, 100, "")
+    swapped = kit.emsmine("eval", "pairs", exported, exported, "--gold-columns", "3,2")
+    assert (swapped.code, swapped.json["f1"]) == (0, 0)
+    assert "with the sides swapped are" in swapped.err
+    wrong = kit.emsmine("eval", "pairs", exported, exported, "--mined-columns", "1,2")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "--mined-columns 2,3" in wrong.err
+
+
 def test_tatoeba(tmp_path: Path) -> None:
     lines(tmp_path / "tatoeba.deu-eng.deu", GERMAN)
     lines(tmp_path / "tatoeba.deu-eng.eng", ENGLISH)

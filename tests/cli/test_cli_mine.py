@@ -7,6 +7,8 @@ import pipeline_kit as kit
 import pytest
 import zstandard
 
+from emsmine.pipelines.mine import read_lines
+
 LANGS = ("--source-lang", "de", "--target-lang", "en")
 GERMAN, ENGLISH = kit.PARALLEL["de"], kit.PARALLEL["en"]
 
@@ -142,11 +144,18 @@ def test_wrong_use(sides: tuple[Path, Path], tmp_path: Path) -> None:
         ([tmp_path, sides[1], *LANGS], 1, [str(tmp_path), "directory"]),
         (["-", "-", *LANGS], 2, ["stdin"]),
         ([*sides, "--source-lang", "xx", "--target-lang", "en"], 2, ["'xx'"]),
-        ([*sides], 2, ["--source-lang"]),
+        ([empty, damaged], 2, ["--source-lang (-s)", "--target-lang (-t)"]),
+        ([], 2, ["Missing SOURCE and TARGET."]),
+        ([sides[0]], 2, ["TARGET"]),
+        ([*sides, "-s", "en"], 2, ["both sides are eng_Latn"]),
         ([*sides, *LANGS, "--encoder", "ems:nothing"], 2, ["'nothing'"]),
         ([*sides, *LANGS, "--k", "0"], 2, ["search.k"]),
         ([*sides, *LANGS, "-o", tmp_path / "no" / "out.tsv"], 2, [str(tmp_path / "no"), "create"]),
-        ([*sides, *LANGS, "-o", tmp_path], 1, [str(tmp_path)]),
+        ([*sides, *LANGS, "-o", tmp_path], 2, [str(tmp_path), "folder"]),
+        ([*sides, *LANGS, "-o", ""], 2, ["--output", "empty"]),
+        ([*sides, *LANGS, "-o", "."], 2, ["--output", "folder"]),
+        ([*sides, *LANGS, "-o", sides[0]], 2, ["is the input", "lost"]),
+        ([*sides, *LANGS, "--suspicious", sides[1]], 2, ["--suspicious", "is the input", "lost"]),
         ([*sides, *LANGS, "--suspicious", tmp_path / "no" / "s.tsv"], 2, ["--suspicious", "create"]),
         ([*sides, *LANGS, "--suspicious", "-"], 2, ["--suspicious", "a file of its own"]),
     ]
@@ -156,3 +165,41 @@ def test_wrong_use(sides: tuple[Path, Path], tmp_path: Path) -> None:
         for word in words:
             assert word in result.err
         assert "Traceback" not in result.err
+
+
+def test_languages_are_those_of_the_file_names(sides: tuple[Path, Path]) -> None:
+    result = kit.emsmine("mine", *sides, "--threshold", "1.0")
+    assert table(result.out) == mine(*sides)
+    assert "--source-lang is de, by the file name" in result.err
+    assert "looks like" not in result.err
+
+
+def test_swapped_languages_are_warned_of(sides: tuple[Path, Path]) -> None:
+    result = kit.emsmine("mine", *sides, "-s", "en", "-t", "de", "--threshold", "1.0")
+    assert result.code == 0
+    assert result.err.count("were the two languages swapped?") == 2
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz"])
+def test_outputs_are_compressed_as_they_are_called(sides: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"out.tsv{ending}"
+    assert kit.emsmine("mine", *sides, "--threshold", "1.0", "-o", out).code == 0
+    assert table("".join(f"{line.decode()}\n" for line in read_lines(str(out)))) == mine(*sides)
+    # Whatever it is called, it is read as what it is.
+    plain, odd = tmp_path / "plain.de.gz", tmp_path / "packed.de"
+    plain.write_bytes(sides[0].read_bytes())
+    odd.write_bytes(gzip.compress(sides[0].read_bytes()))
+    assert mine(plain, sides[1]) == mine(odd, sides[1]) == mine(*sides)
+
+
+def test_no_pair_says_why(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    result = kit.emsmine("-q", "mine", *sides, "--threshold", "99", "-o", tmp_path / "none.tsv")
+    assert (result.code, (tmp_path / "none.tsv").read_bytes()) == (0, b"")
+    assert "mine: no pair; the largest margin is" in result.err
+    assert "--threshold 99" in result.err
+
+
+def test_the_end_says_where_the_pairs_are(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "pairs.tsv"
+    result = kit.emsmine("mine", *sides, "--threshold", "1.0", "-o", out)
+    assert f"pairs in {out} (score, source, target; best first)" in result.err

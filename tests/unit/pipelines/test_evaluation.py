@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -197,8 +198,11 @@ def test_pairs_of_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mined", "gold", "message"),
     [
-        (["a\tb"], ["a\tb"], r"m\.tsv line 1 has 2 columns; 3 are needed"),
-        (["1\ta\tb"], ["a\tb", "a"], r"g\.tsv line 2"),
+        (["a"], ["a\tb"], r"m\.tsv: .* fewer than 2 columns \(first: line 1\)"),
+        (["1\ta\tb"], ["a\tb", "a"], r"g\.tsv: .* fewer than 2 columns \(first: line 2\)"),
+        (["1\ta\tb"], ["a\tb", "c\td", "e"], r"g\.tsv line 3 has 1 columns; 2 are needed"),
+        (["1\t2"], ["a\tb"], r"m\.tsv: column 1 holds no sentences .*--mined-columns 2,3"),
+        (["1\ta\tb"], ["1\t2"], r"g\.tsv: column 1 holds no sentences .*--gold-columns 2,3"),
     ],
 )
 def test_wrong_pair_files(tmp_path: Path, mined: list[str], gold: list[str], message: str) -> None:
@@ -206,6 +210,36 @@ def test_wrong_pair_files(tmp_path: Path, mined: list[str], gold: list[str], mes
     write(tmp_path / "g.tsv", *gold)
     with pytest.raises(InputError, match=message):
         evaluate_pairs(tmp_path / "m.tsv", tmp_path / "g.tsv")
+
+
+def test_scores_may_stand_in_either_file_or_in_none(tmp_path: Path) -> None:
+    write(tmp_path / "plain.tsv", "Eins.\tOne.", "Zwei!\ttwo")
+    write(tmp_path / "mined.tsv", "1.5\tEins.\tOne.", "1.4\tZwei!\ttwo")
+    write(tmp_path / "listing.tsv", "1.5\t0.5\tlow_cosine\tEins.\tOne.", "1.4\t0.5\tlow_cosine\tZwei!\ttwo")
+    for mined in tmp_path.iterdir():
+        for gold in tmp_path.iterdir():
+            assert evaluate_pairs(mined, gold)["f1"] == 100
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
+        (["One.\tEins."], "with the sides swapped are"),
+        (["Eins.\tUn.", "Zwei.\tDeux."], r"2 of its sources and 0 of its targets"),
+        (["Rot\tred"], r"0 of its sources and 0 of its targets"),
+    ],
+)
+def test_no_match_at_all_is_explained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, gold: list[str], words: str
+) -> None:
+    write(tmp_path / "m.tsv", "1.5\tEins.\tOne.", "1.4\tZwei!\ttwo")
+    write(tmp_path / "g.tsv", *gold)
+    assert evaluate_pairs(tmp_path / "m.tsv", tmp_path / "g.tsv")["correct"] == 0
+    (message,) = caplog.messages
+    assert re.search(words, message)
+    caplog.clear()
+    evaluate_pairs(tmp_path / "m.tsv", tmp_path / "g.tsv", gold_columns=(1, 0))
+    assert len(caplog.messages) == (gold != ["One.\tEins."])
 
 
 def test_bucc_pairs_may_have_a_script(tmp_path: Path) -> None:

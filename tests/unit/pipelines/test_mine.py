@@ -1,15 +1,13 @@
 """Two lists of sentences: reading, cleaning, mining."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
 from pipeline_kit import AngleEncoder
 
-from emsmine.errors import ConfigError, InputError
-from emsmine.pipelines.mine import check_outputs, collect, encode_usable, mine_files, read_lines, write_pairs
+from emsmine.errors import InputError
+from emsmine.pipelines.mine import collect, encode_usable, mine_files, read_lines, write_pairs
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.suspicious import ScoredPair
 
@@ -18,29 +16,6 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes("one\u2028still one\x0b\r\ntwo\n\nlast".encode())
     assert list(read_lines(str(path))) == ["one\u2028still one\x0b".encode(), b"two", b"", b"last"]
-
-
-LINES = [f"line {n}".encode() for n in range(5000)]
-TEXT = b"\n".join(LINES)
-
-
-@pytest.mark.parametrize("end", [b"", b"\n"])
-def test_compression_is_seen_through(tmp_path: Path, end: bytes) -> None:
-    frames = zstandard.compress(TEXT[:7777]) + zstandard.compress(TEXT[7777:] + end)
-    members = gzip.compress(TEXT[:7777]) + gzip.compress(TEXT[7777:] + end)
-    for name, content in (("a.gz", members), ("a.zst", frames), ("a", TEXT + end)):
-        (tmp_path / name).write_bytes(content)
-        assert list(read_lines(str(tmp_path / name))) == LINES
-
-
-@pytest.mark.parametrize("name", ["a.gz", "a.zst"])
-def test_damaged_compression_is_an_error_not_a_shorter_list(tmp_path: Path, name: str) -> None:
-    packed = gzip.compress(TEXT) if name == "a.gz" else zstandard.compress(TEXT)
-    for content in (packed[:-5], packed[: len(packed) // 2], packed[:20], b"not packed at all"):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="damaged or cut short") as caught:
-            list(read_lines(str(tmp_path / name)))
-        assert str(tmp_path / name) in str(caught.value)
 
 
 def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:
@@ -144,17 +119,3 @@ def test_tsv_and_listing_are_written_whole(tmp_path: Path) -> None:
     )
     write_pairs(pairs[:1], str(out), str(listing))
     assert listing.read_bytes() == b""
-
-
-def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
-    there, missing = str(tmp_path / "out.tsv"), str(tmp_path / "no" / "out.tsv")
-    for output, listing in (("-", None), (there, None), (there, "-"), ("-", there), (there, f"{there}2")):
-        check_outputs(output, listing)
-    for output, listing, option in ((missing, None, "--output"), ("-", missing, "--suspicious")):
-        with pytest.raises(ConfigError, match=f"of {option} .* does not exist; create it"):
-            check_outputs(output, listing)
-    for output, listing in (("-", "-"), (there, there), (there, f"{tmp_path}/./out.tsv")):
-        with pytest.raises(ConfigError, match="a file of its own"):
-            check_outputs(output, listing)
-    with pytest.raises(ConfigError, match="does not exist; create it"):
-        write_pairs([], missing)
