@@ -29,7 +29,11 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.MissingParameter as error:
             values, _, _ = self.make_parser(ctx).parse_args(given)
-            missing = [item for item in self.params if item.required and values.get(item.name or "") in (None, (), [])]
+            missing = [
+                item
+                for item in self.params
+                if item.required and item.value_is_missing(item.consume_value(ctx, values)[0])
+            ]
             if len(missing) < 2:
                 raise
             names = [item.make_metavar(ctx) if isinstance(item, click.Argument) else item.opts[-1] for item in missing]

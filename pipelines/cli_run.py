@@ -33,13 +33,13 @@ COMMANDS: dict[str, click.Command] = {}
 
 
 def _settings(
-    output: Path, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
+    output: Path | None, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
 ) -> Settings:
     """Combine the given configuration (or the one saved in the run directory), inputs, pairs and flags."""
     from emsmine.pipelines.run import CONFIG_NAME
 
-    saved = output / CONFIG_NAME
-    base = read_config(Path(config)) if config else read_config(saved) if saved.exists() else {}
+    saved = output / CONFIG_NAME if output else None
+    base = read_config(Path(config)) if config else read_config(saved) if saved and saved.exists() else {}
     settings = build_settings(
         base,
         overrides(STAGE_NAMES, given),
@@ -47,7 +47,8 @@ def _settings(
         pairs=parse_pairs(list(pairs)),
         reuse=given.get("reuse"),
     )
-    _check_paths(output, config, settings, pairs)
+    if output:
+        _check_paths(output, config, settings, pairs)
     # Absolute, so that the saved settings mean the same files from wherever the run is continued.
     absolute = tuple(map(_absolute, settings.inputs))
     return dataclasses.replace(settings, inputs=absolute, reuse=settings.reuse and _absolute(settings.reuse))
@@ -117,6 +118,7 @@ def _print_funnel(output: Path) -> None:
 _output = click.option(
     "-o", "--output", required=True, metavar="DIR", help="Run directory: results and their manifests."
 )
+_output_of_run = click.option("-o", "--output", metavar="DIR", help="Run directory: results and their manifests.")
 _config = click.option("-c", "--config", metavar="FILE", help="TOML settings; flags win over it.")
 _pairs = click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs, as in de-en,en-zh.")
 _reuse = click.option(
@@ -127,7 +129,7 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 
 @click.command("run", cls=Command)
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
-@_output
+@_output_of_run
 @_pairs
 @_config
 @_reuse
@@ -139,15 +141,25 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 @device_option
 @stage_options(STAGE_NAMES)
 def run(
-    inputs: tuple[str, ...], output: str, pairs: tuple[str, ...], config: str | None, until: str, **given: Any
+    inputs: tuple[str, ...], output: str | None, pairs: tuple[str, ...], config: str | None, until: str, **given: Any
 ) -> None:
     """Run the whole pipeline: crawl files (WARC, WET, JSONL, Parquet, text) to a parallel corpus.
 
     Interrupt it at any time; the same command continues. Ends with the funnel of what was kept and dropped, and why.
     """
-    folder = output_path(output)
-    settings = _settings(folder, config, inputs, pairs, given)
     stages = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
+    folder = output_path(output) if output is not None else None
+    settings = _settings(folder, config, inputs, pairs, given)
+    wanted = {
+        "INPUT": bool(settings.inputs),
+        "--output (-o)": folder is not None,
+        "--pairs (-p)": bool(settings.pairs) or "langid" not in stages,
+    }
+    missing = [name for name, is_there in wanted.items() if not is_there]
+    if missing or folder is None:
+        raise click.UsageError(
+            f"Missing {' and '.join(missing)}, as in: emsmine run crawl/*.warc.gz --pairs de-en --output out"
+        )
     _run(settings, folder, stages, given)
     if not given["dry_run"]:
         _print_funnel(folder)

@@ -57,7 +57,10 @@ def read_lines(path: str) -> Iterator[bytes]:
         InputError: the file does not exist, or its compression is damaged.
     """
     if path == "-":
-        yield from unpacked_lines(sys.stdin.buffer, "stdin")
+        try:
+            yield from unpacked_lines(sys.stdin.buffer, "stdin")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "stdin") from error
         return
     with open_binary(path) as stream:
         yield from unpacked_lines(stream, path)

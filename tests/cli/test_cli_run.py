@@ -197,7 +197,7 @@ USAGE = [
     (["-p", "de-en", "--device", "tpu9"], 2, ["'tpu9'", "cpu"]),
     (["-p", "de-en", "-j", "0"], 2, ["-j", "0"]),
     (["-p", "de-en", "--threshhold", "1"], 2, ["--threshhold", "--threshold"]),
-    ([], 2, ["no language pair", "--pairs"]),
+    ([], 2, ["Missing", "--pairs"]),
     (["-p", "de-en", "no-such.warc.gz"], 1, ["no-such.warc.gz", "does not exist"]),
     (["-p", "de-en", "-c", "no-such.toml"], 2, ["no-such.toml", "cannot read"]),
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from emsmine.errors import InputError
 from emsmine.pipelines.executor import LocalExecutor
 from emsmine.pipelines.tasks import TaskReport, TaskSpec
+from emsmine.progress import report
 
 
 def run(folder: str, spec: TaskSpec) -> TaskReport:
@@ -29,6 +30,10 @@ def run(folder: str, spec: TaskSpec) -> TaskReport:
             orphan = subprocess.Popen(["sleep", "30"], close_fds=False)
             Path(folder, "orphan").write_text(str(orphan.pid))
             os._exit(7)
+        case "progress":
+            for _ in range(4):
+                time.sleep(0.1)
+                report(0.25)
         case "sleep":
             time.sleep(60)
     return TaskReport(spec.task_id, spec.fingerprint(), rows_in=os.getpid())
@@ -43,8 +48,8 @@ def main(folder: str) -> None:
     """Run sleeping tasks, to be killed from outside."""
     from functools import partial
 
-    for report in LocalExecutor(2).map(partial(run, folder), specs("sleep", "sleep", "sleep")):
-        print(report.error, flush=True)
+    for done in LocalExecutor(2).map(partial(run, folder), specs("sleep", "sleep", "sleep")):
+        print(done.error, flush=True)
 
 
 if __name__ == "__main__":

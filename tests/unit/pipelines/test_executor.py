@@ -15,7 +15,7 @@ import pytest
 
 from emsmine.errors import ConfigError, TaskFailedError
 from emsmine.pipelines.executor import LocalExecutor, exit_on_sigterm
-from emsmine.pipelines.tasks import TaskReport
+from emsmine.pipelines.tasks import TaskReport, TaskSpec
 
 HERE = Path(__file__).parent
 
@@ -200,3 +200,20 @@ def test_without_a_with_block_no_worker_outlives_its_map(tasks: Any, tmp_path: P
     used = {report.rows_in for report in executor.map(partial(tasks.run, str(tmp_path)), tasks.specs("", "", ""))}
     assert used
     assert not any(alive(pid) for pid in used)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_are_heard_while_they_run(tmp_path: Path, tasks: Any, workers: int) -> None:
+    heard: dict[str, float] = {}
+
+    def hear(task: TaskSpec, share: float) -> None:
+        heard[task.partition] = heard.get(task.partition, 0) + share
+
+    with LocalExecutor(workers) as pool:
+        found = list(pool.map(partial(tasks.run, str(tmp_path)), tasks.specs("progress", "progress", ""), hear))
+    assert [item.error for item in found] == [None] * 3
+    assert sorted(heard) == ["00000", "00001"]
+    # A worker process passes on what it has collected a few times a second, and so perhaps not its last words.
+    assert all(0 < share <= 1 for share in heard.values())
+    if workers == 1:
+        assert list(heard.values()) == pytest.approx([1, 1])
