@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+RUN_STAMP := $(VENV)/.installed-to-run
 STAMP := $(VENV)/.installed
 SOURCES := emsmine encoder mining pipelines
 DEMO := out/demo
@@ -15,13 +17,20 @@ help:  ## show this list
 
 setup: $(STAMP)  ## create .venv and install emsmine with its development tools
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "emsmine needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+# What a user needs comes first, and visibly: it is some hundred megabytes. Tools of developers only when they are needed.
+$(RUN_STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "emsmine needs Python 3.11 or newer")'
+	@echo "Installing emsmine and its libraries into $(VENV); torch is most of it, and this may take some minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
 
-demo: setup  ## mine the small crawl in examples/ with the shipped model
+$(STAMP): $(RUN_STAMP)
+	@echo "Installing the tools for tests and checks into $(VENV)."
+	@$(PIP) --quiet -e '.[dev]'
+	@touch $@
+
+demo: $(RUN_STAMP)  ## mine the small crawl in examples/ with the shipped model
 	@rm -rf $(DEMO)
 	@$(BIN)/emsmine -q run examples/crawl/sites.warc.gz examples/crawl/feeds.jsonl.gz --pairs $(DEMO_PAIRS) -o $(DEMO) -j 1
 	@for pair in $$(echo $(DEMO_PAIRS) | tr ',' ' '); do \

@@ -62,11 +62,15 @@ def find_columns(lines: Sequence[bytes], where: str, given: _Columns | None = No
     Raises:
         InputError: no two columns can be the sides of a bitext.
     """
-    rows = [line.decode("utf-8", "replace").split("\t") for line in lines[:SAMPLE_LINES] if line.strip()]
+    rows = {
+        number: line.decode("utf-8", "replace").split("\t")
+        for number, line in enumerate(lines[:SAMPLE_LINES], start=1)
+        if line.strip()
+    }
     needed = 2 if given is None else max(given) + 1
-    wide = [row for row in rows if len(row) >= needed]
-    if rows and 2 * len(wide) <= len(rows):
-        first = next(number for number, row in enumerate(rows, start=1) if len(row) < needed)
+    wide = [row for row in rows.values() if len(row) >= needed]
+    if 2 * len(wide) < len(rows):
+        first = next(number for number, row in rows.items() if len(row) < needed)
         raise InputError(
             f"{where}: {len(rows) - len(wide)} of the first {len(rows)} lines have fewer than {needed} columns (first: "
             f"line {first}); a bitext is source TAB target, or two files whose lines correspond"

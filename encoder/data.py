@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from emsmine import languages
+from emsmine.columns import with_columns
 from emsmine.encoder.cache_entry import ArrayFile, new_entry
 from emsmine.encoder.negatives import NegativeSearch, neighbour_table
 from emsmine.encoder.preprocessing import preprocess
@@ -67,10 +68,11 @@ def find_pair_files(paths: Sequence[Path]) -> list[PairFile]:
 def read_pairs(file: PairFile, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yield the two sides of each line of a pair file; unusable lines are counted in `rejected` by reason.
 
-    TSV columns: source, target, anything; no header. Parquet columns: `source`, `target`.
+    TSV columns: source, target, anything; no header. Scores, labels and URLs may stand in front, as in what `mine`
+    writes. Parquet columns: `source`, `target`.
 
     Raises:
-        InputError: the file as a whole cannot be read: damaged compression, no Parquet, other columns.
+        InputError: the file as a whole cannot be read: damaged compression, no Parquet, other columns, no bitext.
     """
     for source, target in _readable(file.path, rejected):
         source, target = source.strip(), target.strip()
@@ -114,17 +116,20 @@ def _parquet_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str
 
 
 def _tsv_rows(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, str]]:
+    def tell(chosen: tuple[int, int]) -> None:
+        logger.info("train: %s: source and target are columns %d and %d", path, chosen[0] + 1, chosen[1] + 1)
+
     with path.open("rb") as stream:
-        for line in unpacked_lines(stream, str(path)):
+        for line, (source, target) in with_columns(unpacked_lines(stream, str(path)), f"train: {path}", tell=tell):
             try:
                 columns = line.decode("utf-8").split("\t")
             except UnicodeDecodeError:
                 rejected["invalid_utf8"] += 1
                 continue
-            if len(columns) < 2:
+            if len(columns) <= max(source, target):
                 rejected["too_few_columns"] += 1
             else:
-                yield columns[0], columns[1]
+                yield columns[source], columns[target]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,17 @@
 """Fixtures that several test folders share; `pipeline_kit` beside this file is importable from all tests."""
 
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
+
+# A shell without job control starts what it puts into the background with an ignored SIGINT, which every process that a
+# test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

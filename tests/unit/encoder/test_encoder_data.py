@@ -83,6 +83,23 @@ def test_a_parquet_file_with_other_columns_is_refused(tmp_path: Path) -> None:
         pairs_of(path)
 
 
+def test_scores_in_front_are_no_sentences_and_the_content_tells_the_compression(tmp_path: Path) -> None:
+    rows = [(f"quelle {n}", f"source {n}") for n in range(50)]
+    plain = "".join(f"{source}\t{target}\n" for source, target in rows).encode()
+    mined = "".join(f"1.{n}\t{source}\t{target}\n" for n, (source, target) in enumerate(rows)).encode()
+    for name, content in (
+        ("de-en.tsv", mined),
+        ("de-en.tsv.gz", plain),
+        ("de-en.tsv.zst", gzip.compress(mined)),
+        ("en-de.tsv", zstandard.compress(plain)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert pairs_of(tmp_path / name)[0] == rows
+    (tmp_path / "de-en.tsv").write_bytes(b"1.2\t0.5\n1.3\t0.6\n")
+    with pytest.raises(InputError, match="column 1 holds no sentences"):
+        pairs_of(tmp_path / "de-en.tsv")
+
+
 @pytest.mark.parametrize("ending", ["tsv.gz", "tsv.zst", "parquet"])
 def test_a_damaged_file_is_named(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"de-en.{ending}"
@@ -92,7 +109,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, ending: str) -> None:
     elif ending == "tsv.gz":
         path.write_bytes(gzip.compress(text)[:-500])
     else:
-        path.write_bytes(b"plain text, not compressed")
+        path.write_bytes(zstandard.compress(text)[:-500])
     with pytest.raises(InputError, match=r"de-en\..* (cannot be read|is damaged or cut short)"):
         pairs_of(path)
 
@@ -226,7 +243,7 @@ def test_many_chunks_are_one_corpus(spm_path: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_file_without_a_usable_pair_gives_an_empty_corpus(spm_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "de-en.tsv").write_bytes(b"nothing here\n")
+    (tmp_path / "de-en.tsv").write_bytes(b"\n \t \n")
     file = PairFile(tmp_path / "de-en.tsv", "deu_Latn", "eng_Latn")
     empty = TokenCache(tmp_path / "cache", Tokenizer(spm_path), 20).corpus(file)
     assert len(empty) == 0

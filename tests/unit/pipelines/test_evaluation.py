@@ -199,7 +199,7 @@ def test_pairs_of_nothing(tmp_path: Path) -> None:
     ("mined", "gold", "message"),
     [
         (["a"], ["a\tb"], r"m\.tsv: .* fewer than 2 columns \(first: line 1\)"),
-        (["1\ta\tb"], ["a\tb", "a"], r"g\.tsv: .* fewer than 2 columns \(first: line 2\)"),
+        (["1\ta\tb"], ["", "a\tb", "a", "b"], r"g\.tsv: .* fewer than 2 columns \(first: line 3\)"),
         (["1\ta\tb"], ["a\tb", "c\td", "e"], r"g\.tsv line 3 has 1 columns; 2 are needed"),
         (["1\t2"], ["a\tb"], r"m\.tsv: column 1 holds no sentences .*--mined-columns 2,3"),
         (["1\ta\tb"], ["1\t2"], r"g\.tsv: column 1 holds no sentences .*--gold-columns 2,3"),
