@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import xxhash
 
 from emsmine import languages
 from emsmine.columns import with_columns
-from emsmine.encoder.cache_entry import ArrayFile, new_entry
+from emsmine.encoder.cache_entry import ArrayFile, new_entry, open_entry
 from emsmine.encoder.negatives import NegativeSearch, neighbour_table
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import Encoder
@@ -245,7 +246,8 @@ class TokenCache:
         """Tokenise a file chunk by chunk: memory does not grow with the file."""
         rejected: Counter[str] = Counter(no_tokens=0)
         num_cut = 0
-        with new_entry(entry) as folder:
+        report: dict[str, Any] = {}
+        with new_entry(entry, report) as folder:
             with (
                 ArrayFile(folder / "ids.npy", np.int32) as ids,
                 ArrayFile(folder / "offsets.npy", np.int64) as offsets,
@@ -260,10 +262,8 @@ class TokenCache:
                     hashes.append(_hash_sentences(kept))
                     rejected["no_tokens"] += len(chunk) - len(keep)
                     num_cut += cut
-            counts = {"pairs": hashes.num_rows // 2, "tokens": ids.num_rows, "cut": num_cut, "rejected": rejected}
-            report = json.dumps(counts, sort_keys=True)
-            (folder / "done.json").write_text(report, encoding="utf-8")
-        logger.info("tokenised %s: %s", file.path.name, report)
+            report |= {"pairs": hashes.num_rows // 2, "tokens": ids.num_rows, "cut": num_cut, "rejected": rejected}
+        logger.info("tokenised %s: %s", file.path.name, json.dumps(report, sort_keys=True))
 
 
 def _with_tokens(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -273,17 +273,8 @@ def _with_tokens(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _load_entry(entry: Path) -> tuple[Packed, npt.NDArray[np.int64]] | None:
     """Return sentences and hashes of a cache entry; None if there is no whole one."""
-    if not (entry / "done.json").exists():
-        return None
-    try:
-        ids, offsets, hashes = (np.load(entry / f"{part}.npy", mmap_mode="r") for part in ("ids", "offsets", "hashes"))
-    except (OSError, ValueError, EOFError) as error:
-        logger.warning("train: cache entry %s is damaged (%s); tokenising again", entry, error)
-        return None
-    if len(offsets) != len(hashes) + 1 or offsets[-1] != len(ids):
-        logger.warning("train: cache entry %s is damaged (its files disagree); tokenising again", entry)
-        return None
-    return Packed(ids, offsets), hashes
+    found = open_entry(entry, {"ids": ((-1,), np.int32), "offsets": ((-1,), np.int64), "hashes": ((-1,), np.int64)})
+    return None if found is None else (Packed(found["ids"], found["offsets"]), found["hashes"])
 
 
 def _hash_sentences(packed: Packed) -> npt.NDArray[np.int64]:

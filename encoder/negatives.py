@@ -17,13 +17,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from emsmine.encoder.cache_entry import ArrayFile, new_entry
+from emsmine.encoder.cache_entry import ArrayFile, new_entry, open_entry
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
 
@@ -91,18 +92,21 @@ def _build(
     folder: Path,
     search: NegativeSearch,
 ) -> None:
-    found = 0
-    with new_entry(folder) as temporary:
+    report: dict[str, Any] = {
+        "pairs": num_pairs,
+        "neighbours": 0,
+        "encoder": search.encoder.name,
+        "limit": search.limit,
+    }
+    with new_entry(folder, report) as temporary:
         with ArrayFile(temporary / "rows.npy", np.int64, search.num_neighbours) as table:
             for start, stop in blocks(num_pairs, search.among):
                 block = torch.from_numpy(vectors[start:stop].astype(np.float32)).to(search.device)
                 sides = torch.from_numpy(np.array(hashes[2 * start : 2 * stop])).view(-1, 2).to(search.device)
                 for rows in nearest_in_block(block, sides, search.num_neighbours, search.limit):
                     numbers = rows.cpu().numpy()
-                    found += int((numbers >= 0).sum())
+                    report["neighbours"] += int((numbers >= 0).sum())
                     table.append(np.where(numbers >= 0, numbers + start, -1))
-        report = {"pairs": num_pairs, "neighbours": found, "encoder": search.encoder.name, "limit": search.limit}
-        (temporary / "done.json").write_text(json.dumps(report), encoding="utf-8")
     logger.info("hard negatives of %s: %s", folder.name, json.dumps(report))
 
 
@@ -147,14 +151,5 @@ def _repeats(hashes_RC2: Tensor) -> Tensor:
 
 def _load(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.int64] | None:
     """Return the table of a cache entry; None if there is no whole one."""
-    if not (folder / "done.json").exists():
-        return None
-    try:
-        table: npt.NDArray[np.int64] = np.load(folder / "rows.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        logger.warning("train: cache entry %s is damaged (%s); searching again", folder, error)
-        return None
-    if table.shape != shape or table.dtype != np.int64:
-        logger.warning("train: cache entry %s is damaged (shape %s); searching again", folder, table.shape)
-        return None
-    return table
+    found = open_entry(folder, {"rows": (shape, np.int64)})
+    return None if found is None else found["rows"]

@@ -1,6 +1,5 @@
 """What a teacher says about training pairs: one vector of each, computed once and kept on disk."""
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from emsmine.encoder.cache_entry import ArrayFile, new_entry
+from emsmine.encoder.cache_entry import ArrayFile, new_entry, open_entry
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
 
@@ -50,7 +49,7 @@ def teacher_vectors(
 def _build(
     teacher: Encoder, chunks: Iterable[list[tuple[str, str]]], side: int, lang: str, folder: Path, num_pairs: int
 ) -> None:
-    with new_entry(folder) as temporary:
+    with new_entry(folder, {"pairs": num_pairs, "teacher": teacher.name}) as temporary:
         with ArrayFile(temporary / "vectors.npy", np.float16, teacher.dim) as vectors:
             for chunk in chunks:
                 vectors.append(teacher.encode([pair[side] for pair in chunk], lang=lang).astype(np.float16))
@@ -58,20 +57,9 @@ def _build(
             raise InputError(
                 f"train: {folder.name} got {vectors.num_rows} pairs, expected {num_pairs}; did a training file change?"
             )
-        report = json.dumps({"pairs": num_pairs, "teacher": teacher.name})
-        (temporary / "done.json").write_text(report, encoding="utf-8")
 
 
 def _load(folder: Path, num_pairs: int, dim: int) -> npt.NDArray[np.float16] | None:
     """Return the vectors of a cache entry; None if there is no whole one."""
-    if not (folder / "done.json").exists():
-        return None
-    try:
-        vectors: npt.NDArray[np.float16] = np.load(folder / "vectors.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        logger.warning("train: cache entry %s is damaged (%s); encoding again", folder, error)
-        return None
-    if vectors.shape != (num_pairs, dim) or vectors.dtype != np.float16:
-        logger.warning("train: cache entry %s is damaged (shape %s); encoding again", folder, vectors.shape)
-        return None
-    return vectors
+    found = open_entry(folder, {"vectors": ((num_pairs, dim), np.float16)})
+    return None if found is None else found["vectors"]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import tomllib
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,13 @@ from emsmine.encoder.losses import XTR_TARGETS, HeadConfig
 from emsmine.encoder.model_directory import TABLES
 from emsmine.encoder.preprocessing import PREPROCESSINGS
 from emsmine.errors import ConfigError, ModelError
+from emsmine.toml import read_toml
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 EXPORTS = ("last", "best", "ema")
+_MAX_INTEGER = 2**63 - 1
+_MAX_EXPONENT = 10
+"""Beyond, the power of a corpus's size overflows, and the largest corpus alone is drawn long before."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class DataConfig:
         _at_least("data", self, {"chunk_size": 0, "chunk_tokens": 0, "shuffle_buffer": 0, "hard_negatives": 0})
         _at_least("data", self, {"negatives_among": 2})
         _one_of("data", self, "preprocessing", PREPROCESSINGS)
+        if not 0 <= self.exponent <= _MAX_EXPONENT:
+            raise ConfigError(f"train: data.exponent is {self.exponent}; it must be from 0 to {_MAX_EXPONENT}")
         if self.groups > self.batch_size:
             raise ConfigError(f"train: data.groups is {self.groups}; it must not exceed batch_size {self.batch_size}")
         if self.chunk_size and self.chunk_tokens:
@@ -142,7 +147,14 @@ class OptimiserConfig:
         if self.schedule not in ("cosine", "linear"):
             raise ConfigError(f"train: optimiser.schedule is {self.schedule!r}; choose cosine or linear")
         _at_least("optimiser", self, {"steps": 1, "warmup_steps": 0})
-        for key in ("learning_rate", "sparse_learning_rate", "final_fraction", "weight_decay", "gradient_clip"):
+        for key in (
+            "learning_rate",
+            "sparse_learning_rate",
+            "final_fraction",
+            "weight_decay",
+            "gradient_clip",
+            "embedding_std",
+        ):
             _at_least("optimiser", self, {key: 0})
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train: optimiser.ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
@@ -185,6 +197,8 @@ def _at_least(table: str, settings: Any, limits: dict[str, float]) -> None:
         value = getattr(settings, key)
         if not limit <= value < math.inf:
             raise ConfigError(f"train: {table}.{key} is {value}; it must be a finite number of at least {limit}")
+        if isinstance(value, int) and value > _MAX_INTEGER:
+            raise ConfigError(f"train: {table}.{key} has {value.bit_length()} bits; it must be at most {_MAX_INTEGER}")
 
 
 @dataclass(frozen=True)
@@ -283,12 +297,7 @@ def load_training_config(path: Path) -> TrainingConfig:
         ConfigError: the file is missing, not TOML, or has an unknown table or key (all are named) or an impossible
             value.
     """
-    try:
-        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"train: cannot read {path} ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"train: {path} is not TOML ({error})") from error
+    parsed = read_toml(path, "train")
     tables = {f.name: f.default_factory for f in dataclasses.fields(TrainingConfig)}
     unknown = sorted(set(parsed) - set(tables))
     if unknown:

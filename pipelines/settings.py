@@ -5,7 +5,6 @@ Every field is also a command-line flag (`near_duplicates` → `--near-duplicate
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from emsmine import languages
 from emsmine.errors import ConfigError
 from emsmine.mining.engine_choice import ENGINES
 from emsmine.pipelines.tasks import JSON
+from emsmine.toml import read_toml
 
 MARGINS = ("ratio", "distance", "absolute")
 RETRIEVALS = ("max", "forward", "backward", "intersect")
@@ -269,14 +269,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """Parse a TOML configuration.
 
     Raises:
-        ConfigError: the file cannot be read or is not TOML.
+        ConfigError: the file cannot be read, is not TOML, or holds what no setting can be.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {path} ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not TOML ({error})") from error
+    return read_toml(path, "config")
 
 
 def to_toml(settings: Settings) -> str:

@@ -225,7 +225,7 @@ def test_a_damaged_cache_entry_is_built_again(
         (entry / "done.json").unlink()
     with caplog.at_level(logging.WARNING):
         assert cache.corpus(file).sentences.ids.tolist() == expected
-    assert ("damaged" in caplog.text) == (damage != "half-built")
+    assert "damaged" in caplog.text
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [entry.name]
 
 
