@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from emsmine.encoder.inference import PRECISIONS, prepare
-from emsmine.encoder.model_directory import CONFIG, TOKENIZER, load_model
+from emsmine.encoder.model_directory import CONFIG, TOKENIZER, config_identity, load_model
 from emsmine.encoder.network import Network
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import FloatArray, unit_rows
@@ -79,6 +78,8 @@ class EMSEncoder:
         self.folder = Path(folder)
         network, config = load_model(self.folder)
         self.tokenizer = Tokenizer(self.folder / TOKENIZER)
+        if self.tokenizer.sha256 != config["sha256"][TOKENIZER]:
+            raise ModelError(f"model: {self.folder / TOKENIZER} changed while it was read; load it again")
         if self.tokenizer.vocab_size > network.config.vocab_size:
             raise ModelError(
                 f"model: {self.folder / TOKENIZER} has {self.tokenizer.vocab_size} pieces but the network knows "
@@ -101,7 +102,7 @@ class EMSEncoder:
         self.dim = network.config.dim
         self.num_cut = 0
         """Sentences cut at `max_tokens` so far."""
-        identity = json.dumps(config, sort_keys=True) + f"|mean|{_DTYPES[precision]}"
+        identity = f"{config_identity(config)}|mean|{_DTYPES[precision]}"
         self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
     def fingerprint(self) -> str:

@@ -98,15 +98,17 @@ def _build(
         "encoder": search.encoder.name,
         "limit": search.limit,
     }
-    with new_entry(folder, report) as temporary:
-        with ArrayFile(temporary / "rows.npy", np.int64, search.num_neighbours) as table:
-            for start, stop in blocks(num_pairs, search.among):
-                block = torch.from_numpy(vectors[start:stop].astype(np.float32)).to(search.device)
-                sides = torch.from_numpy(np.array(hashes[2 * start : 2 * stop])).view(-1, 2).to(search.device)
-                for rows in nearest_in_block(block, sides, search.num_neighbours, search.limit):
-                    numbers = rows.cpu().numpy()
-                    report["neighbours"] += int((numbers >= 0).sum())
-                    table.append(np.where(numbers >= 0, numbers + start, -1))
+    with (
+        new_entry(folder, report) as temporary,
+        ArrayFile(temporary / "rows.npy", np.int64, search.num_neighbours) as table,
+    ):
+        for start, stop in blocks(num_pairs, search.among):
+            block = torch.from_numpy(vectors[start:stop].astype(np.float32)).to(search.device)
+            sides = torch.from_numpy(np.array(hashes[2 * start : 2 * stop])).view(-1, 2).to(search.device)
+            for rows in nearest_in_block(block, sides, search.num_neighbours, search.limit):
+                numbers = rows.cpu().numpy()
+                report["neighbours"] += int((numbers >= 0).sum())
+                table.append(np.where(numbers >= 0, numbers + start, -1))
     logger.info("hard negatives of %s: %s", folder.name, json.dumps(report))
 
 

@@ -23,6 +23,7 @@ from emsmine.encoder.model_directory import (
     load_model,
     quantise_rows,
     save_model,
+    write_config,
 )
 from emsmine.errors import ModelError
 
@@ -38,10 +39,9 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    """Change entries of `config.json`; None removes one."""
+    """Change entries of `config.json` and seal it again; None removes an entry."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8")) | changes
-    kept = {key: value for key, value in config.items() if value is not None}
-    (folder / CONFIG).write_text(json.dumps(kept), encoding="utf-8")
+    write_config(folder, {key: value for key, value in config.items() if value is not None})
 
 
 @pytest.mark.parametrize("config", [plain_network(), layered_network()], ids=["plain", "layered"])
