@@ -1,12 +1,9 @@
 """Released EMS checkpoints (`.pt`) → our model directories. The only place that opens a foreign `.pt` file.
 
-`torch.load(weights_only=True)` builds tensors and plain containers and refuses everything else: no pickled code runs.
+No pickled code runs: see `tensor_files`.
 """
 
-import pickle
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +12,10 @@ from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.model_directory import save_model
 from emsmine.encoder.network import Network
 from emsmine.encoder.released import ReleasedState, released_state
+from emsmine.encoder.tensor_files import TensorFileError, load_tensors
 from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.errors import ModelError
+from emsmine.memory import shortage
 
 _HEAD_WIDTH = 64
 """Width of an attention head in every published EMS network: the number of heads is not stored in a checkpoint."""
@@ -47,6 +46,9 @@ def convert(
             f"convert: {tokenizer} has {pieces} pieces but {checkpoint} has vectors for "
             f"{config.vocab_size}; give the tokeniser that the checkpoint was trained with"
         )
+    missing = shortage(8 * config.num_parameters)
+    if missing:
+        raise ModelError(f"convert: {checkpoint} takes {missing}; use a larger machine")
     network = Network(config)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     wrong = [
@@ -62,22 +64,28 @@ def convert(
 
 def _read_parameters(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            # Of an unusual pickle protocol; the file is refused or loaded all the same.
-            warnings.simplefilter("ignore")
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_tensors(path, "cpu")
     except FileNotFoundError:
         raise ModelError(f"convert: {path} does not exist") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"convert: {path} is not a plain PyTorch checkpoint and was not loaded ({reason})") from error
+    except TensorFileError as error:
+        raise ModelError(
+            f"convert: {path} is not a plain PyTorch checkpoint and was not loaded: {error}; get the file from its "
+            "authors again, as a dictionary of tensors (a state_dict)"
+        ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state:
         raise ModelError(f"convert: {path} holds no state_dict; a released checkpoint is a dictionary that has one")
-    strange = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    strange = [str(key)[:80] for key, value in state.items() if not isinstance(key, str) or not _is_plain(value)]
     if strange:
-        raise ModelError(f"convert: {path} has entries that are no tensors: {', '.join(strange[:10])}")
+        raise ModelError(f"convert: {path} has entries that are no tensors of numbers: {', '.join(strange[:10])}")
     return state
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a value is a tensor whose numbers are in the file: a view can claim any size."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        return False
+    return value.device.type == "cpu" and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _config(state: ReleasedState, num_heads: int, path: Path) -> NetworkConfig:

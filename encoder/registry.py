@@ -33,9 +33,10 @@ def _load_ems(rest: str, device: str) -> Encoder:
 
 
 def _load_sentence_transformers(rest: str, device: str) -> Encoder:
-    from emsmine.encoder.sbert import SentenceTransformersEncoder
+    from emsmine.encoder.sbert import SentenceTransformersEncoder, split_prompt
 
-    return SentenceTransformersEncoder(rest, device=device)
+    name, prompt = split_prompt(rest)
+    return SentenceTransformersEncoder(name, device=device, prompt=prompt)
 
 
 _LOADERS: dict[str, Callable[[str, str], Encoder]] = {
@@ -50,7 +51,8 @@ def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
     Args:
         spec: `ems:NAME` (shipped), `ems:FOLDER`, `sentence-transformers:NAME`, or `KIND:REST` where another package
             registers KIND in the entry-point group `emsmine.encoders` (a callable `(rest, device) → Encoder`).
-            The first two may end in a precision: `@fp32`, `@int8` or `@bf16`.
+            The first two may end in a precision: `@fp32`, `@int8` or `@bf16`; the third in `?prompt=TEXT`, which is
+            put before every sentence.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
 
     Raises:
