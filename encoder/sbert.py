@@ -98,8 +98,9 @@ def _load(model: str, device: str) -> Any:
         reason = _ask_hub(model)
         if reason:
             raise ModelError(
-                f"encoder: sentence-transformers: {model} is neither a folder here nor in the local cache, and {reason}; "
-                "give the folder of a model, or load it once where there is a connection and copy the cache (HF_HOME)"
+                f"encoder: sentence-transformers: {model} is neither a folder here nor in the local cache, and "
+                f"{reason}; give the folder of a model, or load it once where there is a connection and copy the cache "
+                "(HF_HOME)"
             )
         return _loaded(SentenceTransformer, model, device, local_files_only=False)
 
@@ -111,8 +112,8 @@ def _loaded(kind: Any, model: str, device: str, *, local_files_only: bool) -> An
         # The libraries raise their own errors, of several lines and with advice for their own users.
         words = str(error).strip().splitlines() or [""]
         raise ModelError(
-            f"encoder: sentence-transformers cannot load {model} ({type(error).__name__}: {words[0][:200]}); it must be "
-            "a model that sentence-transformers saved, with weights as safetensors"
+            f"encoder: sentence-transformers cannot load {model} ({type(error).__name__}: {words[0][:200]}); give "
+            "the folder or the name of a model that sentence-transformers itself can open"
         ) from error
 
 
@@ -143,29 +144,32 @@ def _ask_hub(model: str) -> str:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep the hub's own log lines (of every retry) out of ours."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep the libraries' own log lines (of every retry) out of ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "sentence_transformers", "transformers")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _fingerprint(model: Any, prompt: str) -> str:
     """Hash what decides a vector, as it was loaded: the files of one model differ between versions of the library."""
     parts: list[Any] = [prompt, model.truncate_dim, model.max_seq_length]
     for name, module in model.named_modules():
-        kind = type(module)
-        if module is model or not kind.__module__.startswith("sentence_transformers."):
-            # Modules inside a Transformer are described by its configuration; those of other packages by theirs.
-            if name.count(".") or module is model:
-                continue
+        # Modules inside a Transformer are described by its configuration.
+        is_own = type(module).__module__.startswith("sentence_transformers.")
+        if module is model or not (is_own or name.count(".") == 0):
+            continue
         settings = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-        network = getattr(module, "auto_model", None)
+        network: Any = getattr(module, "auto_model", None)
         config = network.config.to_dict() if hasattr(network, "config") else {}
-        parts.append([name, kind.__name__, _plain(vars(module)), _plain(settings), _plain(config), _tokenizer(module)])
+        parts.append(
+            [name, type(module).__name__, _plain(vars(module)), _plain(settings), _plain(config), _tokenizer(module)]
+        )
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         stored = value.detach().cpu().contiguous()

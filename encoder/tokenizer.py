@@ -5,6 +5,7 @@ Shapes: T tokens of all sentences one after the other, N sentences.
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import sentencepiece
 
 from emsmine.errors import InputError, ModelError
+
+logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 OffsetArray = npt.NDArray[np.int64]
@@ -147,11 +150,49 @@ def train_tokenizer(sentences: Iterable[str], output: Path, settings: TokenizerT
     Raises:
         InputError: too few sentences for the wanted vocabulary.
     """
-    model = trained_tokenizer(sentences, settings)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_bytes(model)
-    temporary.replace(output)
+    write_tokenizer(trained_tokenizer(sentences, settings), output)
     return output
+
+
+def write_tokenizer(model: bytes, output: Path) -> None:
+    """Write a tokeniser that a later call takes up again, with its hash beside it."""
+    for path, content in tokenizer_files(model, output):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+
+def tokenizer_files(model: bytes, output: Path) -> tuple[tuple[Path, bytes], tuple[Path, bytes]]:
+    """Return the files to write, in this order: the hash (`sha256sum -c` reads it, too), and the tokeniser.
+
+    A kill between the two leaves a hash without its file or beside another, and no file without its hash.
+    """
+    line = f"{hashlib.sha256(model).hexdigest()}  {output.name}\n".encode()
+    return (_hash_path(output), line), (output, model)
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a tokeniser that `write_tokenizer` wrote is there and undamaged; a warning says what is wrong.
+
+    One without a hash beside it (of an earlier version, or put there by hand) passes.
+    """
+    if not path.exists():
+        return False
+    try:
+        recorded = _hash_path(path).read_bytes().split()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise ModelError(f"tokeniser: cannot read {_hash_path(path)} ({error.strerror})") from error
+    found = hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    if not recorded or recorded[0] != found:
+        logger.warning("tokeniser: %s does not match %s; training it again", path, _hash_path(path).name)
+        return False
+    return True
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def trained_tokenizer(sentences: Iterable[str], settings: TokenizerTraining) -> bytes:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from emsmine.encoder.averaging import Average
-from emsmine.encoder.checkpoints import load_best, save_best, save_checkpoint
+from emsmine.encoder.checkpoints import BEST, load_best, save_best, save_checkpoint
 from emsmine.encoder.data import Corpus
 from emsmine.encoder.gradients import Chunks, backward, backward_in_chunks, clip_gradients
 from emsmine.encoder.network import Network
@@ -233,11 +233,24 @@ class Trainer:
             return self.average.network
         if self.config.run.export == "best":
             found = load_best(output, self.device)
+            self._check_best(found, output)
             logger.info("exporting step %d, validation accuracy %.4f", found["step"], found["accuracy"])
             network = Network(self.config.network, blank_table=True).to(self.device)
             network.load_state_dict(found["network"])
             return network.eval()
         return self.model.network.eval()
+
+    def _check_best(self, found: dict[str, Any], output: Path) -> None:
+        """Refuse a `best.pt` of another training, or of a later step than this one stands at."""
+        shapes = {name: value.shape for name, value in self.model.network.state_dict().items()}
+        weights = found.get("network")
+        fits = isinstance(weights, dict) and {n: getattr(v, "shape", None) for n, v in weights.items()} == shapes
+        known = {"accuracy": found.get("accuracy"), "step": found.get("step")}
+        if not fits or (self.best is not None and known != self.best):
+            raise ModelError(
+                f"train: {output / BEST} (step {known['step']}) is not what this training found best "
+                f"({self.best or 'nothing yet'}); train on, or set run.export to last"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs. Every process must call this; the state of rank 0 is that of all."""

@@ -24,16 +24,18 @@ from emsmine.encoder.parallel import process_group
 from emsmine.encoder.preprocessing import preprocess
 from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.registry import load_encoder
-from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, sample_size, train_tokenizer
+from emsmine.encoder.tokenizer import Tokenizer, TokenizerTraining, is_whole, sample_size, train_tokenizer
 from emsmine.encoder.trainer import Progress, Trainer
 from emsmine.encoder.training_config import TrainingConfig
 from emsmine.encoder.training_log import LOG
-from emsmine.errors import ConfigError, ModelError, StaleOutputError
+from emsmine.encoder.training_memory import check_memory
+from emsmine.errors import ConfigError, CorruptOutputError, ModelError, StaleOutputError
 
 logger = logging.getLogger(__name__)
 
 _MAX_TOKENIZER_CHARS = 400
 _DATA = "data.json"
+_CHECKSUM = "xxh3_128"
 _DIGEST_ROWS = 1024 * 1024
 WRITTEN = ("model", "checkpoint-*", BEST, LOG, _DATA, "emsmine.lock", "tensorboard")
 """What a training writes at the top of `run.output`, beside the cache; a tokeniser that is there is never replaced."""
@@ -95,7 +97,7 @@ def prepare_tokenizer(config: TrainingConfig, files: list[PairFile], output: Pat
         tokenizer = Tokenizer(initial_tokenizer(config.optimiser.init))
     else:
         path = output / "sentencepiece.model"
-        if not path.exists():
+        if not is_whole(path):
             logger.info("training a tokeniser of %d pieces", config.network.vocab_size)
             settings = TokenizerTraining(vocab_size=config.network.vocab_size)
             sample = balanced_sample(files, config.data.tokenizer_sample, config.run.seed, config.data.preprocessing)
@@ -133,7 +135,7 @@ def train(
 
     Raises:
         ConfigError: no training files, a tokeniser that does not fit the network, or settings that do not fit the
-            device or the number of processes.
+            memory, the device or the number of processes.
         InputError: the training files cannot be used.
         ModelError: the loss is not finite, or no checkpoint can be read.
         StaleOutputError: `run.output` holds checkpoints of other settings, data or numbers of processes.
@@ -142,6 +144,7 @@ def train(
         raise ConfigError("train: data.train is empty; name pair files or folders of them")
     output = Path(config.run.output)
     with process_group(device) as (processes, where):
+        check_memory(config, where, processes.size)
         output.mkdir(parents=True, exist_ok=True)
         teacher = load_encoder(config.data.teacher, device=str(where)) if config.data.teacher else None
         search = negative_search(config, teacher, where)
@@ -150,7 +153,8 @@ def train(
         trainer = Trainer(
             config, corpora, where, processes=processes, teacher_dim=None if teacher is None else teacher.dim
         )
-        _resume(trainer, corpora, output, {"teacher": teacher, "negatives": search.encoder if search else None})
+        encoders = {"teacher": teacher, "negatives": search.encoder if search else None}
+        _resume(trainer, corpora, output, encoders, tokenizer)
         # Their vectors are on disk; their weights need no memory any more.
         del teacher, search
         trainer.fit(output, stop_after=stop_after, on_log=on_log)
@@ -204,14 +208,26 @@ def prepare_data(
     return tokenizer, [cache.corpus(file) for file in files]
 
 
-def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, encoders: Mapping[str, Encoder | None]) -> None:
+def _resume(
+    trainer: Trainer,
+    corpora: list[Corpus],
+    output: Path,
+    encoders: Mapping[str, Encoder | None],
+    tokenizer: Tokenizer,
+) -> None:
     """Load the newest checkpoint, if there is one, into every process; compare the data with those of the run."""
     processes = trainer.processes
     state = load_checkpoint(output, trainer.device)
     with processes.first_alone():
-        check_data(corpora, output, resuming=state is not None, encoders=encoders)
+        check_data(corpora, output, resuming=state is not None, encoders=encoders, tokenizer=tokenizer)
     if state is not None:
-        trainer.restore(state)
+        try:
+            trainer.restore(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"train: the newest checkpoint in {output} is not one of this training ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'no reason'}); choose another run.output"
+            ) from error
         logger.info("resuming at step %d", trainer.step)
     steps = [int(step) for step in processes.collect(torch.tensor([trainer.step]))]
     if len(set(steps)) > 1:
@@ -221,7 +237,12 @@ def _resume(trainer: Trainer, corpora: list[Corpus], output: Path, encoders: Map
 
 
 def check_data(
-    corpora: list[Corpus], output: Path, *, resuming: bool, encoders: Mapping[str, Encoder | None] | None = None
+    corpora: list[Corpus],
+    output: Path,
+    *,
+    resuming: bool,
+    encoders: Mapping[str, Encoder | None] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Compare the training data with those that the run began with, which `data.json` remembers.
 
@@ -232,9 +253,11 @@ def check_data(
         output: folder of the run.
         resuming: there is a checkpoint.
         encoders: who has a say in the training, by role.
+        tokenizer: goes into the model directory; another one may give these data the same tokens.
 
     Raises:
         StaleOutputError: they differ and there is a checkpoint; the message names the corpora.
+        CorruptOutputError: `data.json` is damaged.
     """
     now: dict[str, Any] = {
         f"{number} {corpus.name}": [
@@ -248,9 +271,13 @@ def check_data(
         for number, corpus in enumerate(corpora)
     }
     now |= {role: [found.name, found.fingerprint()] for role, found in (encoders or {}).items() if found is not None}
+    if tokenizer is not None:
+        now["tokenizer"] = tokenizer.sha256
     path = output / _DATA
     if resuming and path.exists():
-        before = read_json(path)
+        before = _read_data(path)
+        # Earlier versions did not note the tokeniser.
+        now = {name: value for name, value in now.items() if name != "tokenizer" or name in before}
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed:
             raise StaleOutputError(
@@ -259,8 +286,29 @@ def check_data(
             )
         return
     temporary = output / f".{_DATA}.{os.getpid()}"
-    temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({**now, _CHECKSUM: _checksum(now)}, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    """Return what `data.json` remembers; that of an earlier version has no checksum.
+
+    Raises:
+        CorruptOutputError: it is damaged.
+    """
+    again = "restore it, or delete it to go on without the comparison of the training data"
+    try:
+        before = read_json(path)
+    except ModelError as error:
+        raise CorruptOutputError(f"train: {path} is damaged ({error}); {again}") from error
+    checksum = before.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(before):
+        raise CorruptOutputError(f"train: {path} is damaged: its checksum is wrong; {again}")
+    return before
+
+
+def _checksum(remembered: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(remembered, sort_keys=True).encode())
 
 
 def _digest(array: npt.NDArray[np.int64]) -> str:

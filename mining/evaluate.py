@@ -4,7 +4,8 @@ Nothing here scores or chooses a pair by itself: kNN, margins and retrieval come
 MTEB's task called BUCC is a retrieval task; its numbers cannot be compared with the mining F1 of `bucc_scores`.
 """
 
-from collections.abc import Sequence, Set
+import hashlib
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,23 @@ from emsmine.mining.knn import Float32Array, Int64Array, search_both
 from emsmine.mining.retrieve import BoolArray, Candidates, candidates, select
 
 # The order in which a signature lists what moves a score.
-SIGNATURE_KEYS = ("enc", "data", "pair", "margin", "k", "ret", "th", "floor", "index")
+SIGNATURE_KEYS = (
+    "enc",
+    "model",
+    "dev",
+    "data",
+    "pair",
+    "langs",
+    "texts",
+    "margin",
+    "k",
+    "ret",
+    "th",
+    "floor",
+    "chars",
+    "index",
+)
+_HASH_DIGITS = 12
 
 Float64Array = NDArray[np.float64]
 
@@ -226,6 +243,15 @@ def bootstrap_interval(
     counts = np.random.default_rng(seed).binomial(hits.size, hits.mean(), size=num_samples)
     low, high = np.quantile(counts / hits.size, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def content_hash(parts: Iterable[str | int]) -> str:
+    """Return a short hash of texts and numbers in their order, for a signature; their limits count, too."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else str(part).encode()
+        digest.update(f"{'t' if isinstance(part, str) else 'n'}{len(data)}:".encode() + data)
+    return digest.hexdigest()[:_HASH_DIGITS]
 
 
 def signature(**settings: str | int | float) -> str:

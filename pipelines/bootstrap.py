@@ -47,7 +47,7 @@ from emsmine.pipelines.bootstrap_data import (
 )
 from emsmine.pipelines.bootstrap_report import Round, best_round, build_report, load_round, record_hash
 from emsmine.pipelines.bootstrap_settings import STATE_NAME, BootstrapConfig, compare_state
-from emsmine.pipelines.bootstrap_tokenizer import train_shared_tokenizer
+from emsmine.pipelines.bootstrap_tokenizer import publish_tokenizer, train_shared_tokenizer
 from emsmine.pipelines.files import hash_file, is_temporary, new_attempt, write_atomically
 from emsmine.pipelines.lock import run_lock
 from emsmine.pipelines.run import RunOptions, check_settings, run_stages
@@ -242,7 +242,7 @@ def _train(shared: _Bootstrap, number: int) -> dict[str, dict[str, int]]:
         train_shared_tokenizer(shared_tokenizer, text, shared.seeds, langs, config)
         # Where a training looks for its own before it makes one.
         (folder / "train").mkdir(exist_ok=True)
-        write_atomically(folder / "train" / TOKENIZER, shared_tokenizer.read_bytes(), new_attempt())
+        publish_tokenizer(shared_tokenizer.read_bytes(), folder / "train" / TOKENIZER)
     train(config, device=shared.options.device, on_log=shared.options.on_log)
     return counts
 
@@ -282,7 +282,7 @@ def _seconds(output: Path) -> dict[int, dict[str, float]]:
             row = json.loads(line)
             phases = found.setdefault(int(row["round"]), {})
             phases[str(row["phase"])] = round(phases.get(str(row["phase"]), 0.0) + float(row["seconds"]), 3)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             # Half a line of a killed call.
             continue
     return found

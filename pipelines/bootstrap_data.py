@@ -17,8 +17,9 @@ from emsmine.encoder.data import find_pair_files, read_pairs
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import CorruptOutputError
 from emsmine.lines import unpacked_lines
-from emsmine.mining.evaluate import bootstrap_interval, signature, tatoeba_accuracy
+from emsmine.mining.evaluate import bootstrap_interval, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.text import dedup_key, sanitise
+from emsmine.pipelines.evaluation import encoder_fields
 from emsmine.pipelines.files import AtomicFile, matches_hash, new_attempt, sync_directory
 from emsmine.pipelines.parquet import read_table
 from emsmine.pipelines.stages.base import pair_folder
@@ -256,7 +257,14 @@ def measure(encoder: Encoder, dev: Mapping[str, PairSet]) -> dict[str, dict[str,
             "mean": round(50 * float(forward.mean() + backward.mean()), 2),
             "interval_95": [round(100 * low, 2), round(100 * high, 2)],
             "signature": signature(
-                enc=encoder.name, data="dev", pair=name, margin="none", k=1, ret="forward", index="exact"
+                **encoder_fields(encoder),
+                data="dev",
+                pair=name,
+                texts=content_hash([*item.langs, *texts[0], *texts[1]]),
+                margin="none",
+                k=1,
+                ret="forward",
+                index="exact",
             ),
         }
     return results

@@ -72,7 +72,7 @@ def load_round(folder: Path, previous: str) -> Round | None:
         if body.pop("checksum") != _checksum(body):
             raise ValueError("its checksum is wrong")
         record = Round(**body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s runs again: %s is damaged (%s)", folder.name, path, error)
         return None
     if record.previous != previous:

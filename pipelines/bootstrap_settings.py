@@ -186,7 +186,7 @@ def compare_state(output: Path, now: Mapping[str, JSON]) -> None:
             if before.get(key, _DEFAULTS.get(key)) != value
         ]
         changed += [f"{key} {_short(before[key])} -> none" for key in before if key not in plain]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise CorruptOutputError(
             f"bootstrap: {path} is damaged ({error}); restore it, or choose another bootstrap.output"
         ) from error

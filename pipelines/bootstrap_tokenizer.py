@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from emsmine.encoder.preprocessing import preprocess
-from emsmine.encoder.tokenizer import TokenizerTraining, sample_size, trained_tokenizer
+from emsmine.encoder.tokenizer import (
+    TokenizerTraining,
+    is_whole,
+    sample_size,
+    tokenizer_files,
+    trained_tokenizer,
+)
 from emsmine.encoder.training_config import TrainingConfig
 from emsmine.pipelines.bootstrap_data import PairSet
 from emsmine.pipelines.files import new_attempt, write_atomically
@@ -59,15 +65,21 @@ def tokenizer_sample(
 def train_shared_tokenizer(
     path: Path, text: Store, seeds: Mapping[str, PairSet], languages: tuple[str, ...], config: TrainingConfig
 ) -> None:
-    """Train the tokeniser, unless it is there; it appears whole or not at all, with the same bytes every time.
+    """Train the tokeniser, unless it is there and whole; it gets the same bytes every time.
 
     Raises:
         InputError: there is too little text for the wanted vocabulary.
     """
-    if path.exists():
+    if is_whole(path):
         return
     settings = TokenizerTraining(vocab_size=config.network.vocab_size)
     logger.info("training a tokeniser of %d pieces for all rounds", settings.vocab_size)
     sample = tokenizer_sample(text, seeds, languages, config.data.tokenizer_sample, config.run.seed)
     sentences = (line for lang, texts in sample for line in preprocess(texts, lang, config.data.preprocessing))
-    write_atomically(path, trained_tokenizer(sentences, settings), new_attempt())
+    publish_tokenizer(trained_tokenizer(sentences, settings), path)
+
+
+def publish_tokenizer(model: bytes, path: Path) -> None:
+    """Write a tokeniser and its hash as a training takes them up."""
+    for file, content in tokenizer_files(model, path):
+        write_atomically(file, content, new_attempt())

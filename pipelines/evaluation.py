@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,35 @@ from emsmine import languages
 from emsmine.columns import find_columns
 from emsmine.encoder.protocol import Encoder, FloatArray
 from emsmine.errors import InputError, LanguageError
-from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, signature, tatoeba_accuracy
+from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.retrieve import select
 from emsmine.mining.text import dedup_key, sanitise
-from emsmine.pipelines.mine import collect, mine_sides, read_lines
+from emsmine.pipelines.mine import SentenceList, collect, mine_sides, read_lines
 from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
 
 _MAX_CHARS = 10_000
 _Pair = tuple[str, str]
+
+
+_LISTED_LANGUAGES = 6
+"""A signature names up to as many languages, and counts more; their hash is that of the texts."""
+
+
+def encoder_fields(encoder: Encoder) -> dict[str, str]:
+    """Return what a signature says of an encoder: its name, a short hash of its fingerprint, the kind of its device.
+
+    The device is there because vectors are rounded otherwise on a GPU, which decides between near-equal neighbours.
+    """
+    fields = {"enc": _one_line(encoder.name), "model": content_hash([encoder.fingerprint()])}
+    device = getattr(encoder, "device", None)
+    return fields if device is None else {**fields, "dev": str(getattr(device, "type", device)).partition(":")[0]}
+
+
+def _one_line(name: str) -> str:
+    """Write the characters that would end a field of a signature as in a URL; a name may hold a prompt or a path."""
+    return "".join(f"%{ord(c):02X}" if c in "%|" or len(f"a{c}a".splitlines()) > 1 else c for c in name) or "unnamed"
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
     english = languages.resolve("en")
     per_language: dict[str, dict[str, Any]] = {}
     accuracies: list[tuple[float, float]] = []
+    texts: list[str | int] = []
     for item in sets:
         source, target = (_lines(path) for path in (item.foreign, item.english))
         if len(source) != len(target):
@@ -81,6 +101,7 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
             _vectors(encoder, source, item.lang, item.foreign), _vectors(encoder, target, english, item.english)
         )
         accuracies.append((100 * hits.forward, 100 * hits.backward))
+        texts += [item.lang, len(source), *source, *target]
         both = np.concatenate([hits.forward_hits, hits.backward_hits])
         low, high = bootstrap_interval(both)
         # Some sets are of one language to us (kzj and dtp are both Kadazan Dusun).
@@ -99,8 +120,21 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
         "languages": len(per_language),
         **{name: round(value, 2) for name, value in means.items()},
         "per_language": per_language,
-        "signature": signature(enc=encoder.name, data="tatoeba", margin="none", k=1, ret="forward", index="exact"),
+        "signature": signature(
+            **encoder_fields(encoder),
+            data="tatoeba",
+            langs=_languages([item.lang for item in sets]),
+            texts=content_hash(texts),
+            margin="none",
+            k=1,
+            ret="forward",
+            index="exact",
+        ),
     }
+
+
+def _languages(langs: Sequence[str]) -> str:
+    return ",".join(langs) if len(langs) <= _LISTED_LANGUAGES else str(len(langs))
 
 
 def _vectors(encoder: Encoder, texts: list[str], lang: str, path: Path) -> FloatArray:
@@ -207,16 +241,28 @@ def evaluate_bucc(
         # JSON has no infinity; no threshold is best where no mined pair is correct.
         "best_threshold": round(scores.best_threshold, 4) if np.isfinite(scores.best_threshold) else None,
         "signature": signature(
-            enc=encoder.name,
+            **encoder_fields(encoder),
             data=f"bucc:{item.pair}",
+            texts=content_hash(_bucc_content(sides, gold)),
             margin=settings.margin,
             k=k,
             ret=settings.retrieval,
             th=settings.threshold,
             floor=settings.cosine_floor,
+            chars=_MAX_CHARS,
             index="exact",
         ),
     }
+
+
+def _bucc_content(sides: Sequence[SentenceList], gold: set[tuple[int, int]]) -> Iterator[str | int]:
+    """Yield what is mined and what is right: the distinct sentences of both sides, and the gold pairs by number."""
+    for side in sides:
+        yield side.lang
+        yield len(side.texts)
+        yield from side.texts
+    for pair in sorted(gold):
+        yield from pair
 
 
 def _read_gold(path: Path, numbers: Sequence[dict[str, int]]) -> set[tuple[int, int]]:

@@ -168,7 +168,8 @@ def test_retrieval_is_measured_in_both_directions_and_no_vector_is_a_miss() -> N
     assert (found["pairs"], found["source_to_target"], found["target_to_source"]) == (4, 50.0, 75.0)
     assert found["mean"] == 62.5
     assert found["interval_95"][0] < 62.5 < found["interval_95"][1]
-    assert found["signature"].startswith("enc:angles|data:dev|pair:de-en|")
+    assert found["signature"].startswith("enc:angles|model:")
+    assert "|data:dev|pair:de-en|texts:" in found["signature"]
     none = measure(kit.AngleEncoder(), {"de-en": PairSet(DE_EN, [("x", "y")])})["de-en"]
     assert (none["source_to_target"], none["target_to_source"]) == (0.0, 0.0)
 
@@ -218,13 +219,17 @@ def test_the_tokeniser_is_the_same_file_wherever_it_is_made(finished: Path, tmp_
     paths = [tmp_path / name / "sentencepiece.model" for name in ("a", "b")]
     for path in paths:
         train_shared_tokenizer(path, Store(finished), {"de-en": numbered(10)}, DE_EN, config)
-        assert list(path.parent.iterdir()) == [path]
+        assert sorted(path.parent.iterdir()) == [path, path.with_name("sentencepiece.model.sha256")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert str(tmp_path).encode() not in paths[0].read_bytes()
     assert Tokenizer(paths[0]).vocab_size == 90
     before = paths[0].stat().st_mtime_ns
     train_shared_tokenizer(paths[0], Store(finished), {}, (), config)
     assert paths[0].stat().st_mtime_ns == before
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    train_shared_tokenizer(paths[0], Store(finished), {"de-en": numbered(10)}, DE_EN, config)
+    assert paths[0].read_bytes() == whole
 
 
 def test_a_vocabulary_too_large_for_the_text_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def test_tatoeba_by_hand(tmp_path: Path) -> None:
     french = found["per_language"]["fra_Latn"]
     assert (french["to_english"], french["from_english"], french["mean"]) == (100, 100, 100)
     assert (found["to_english"], found["from_english"], found["mean"]) == (83.33, 83.33, 83.33)
-    assert found["signature"].startswith("enc:angles|data:tatoeba|")
+    assert re.match(
+        r"enc:angles\|model:[0-9a-f]{12}\|data:tatoeba\|langs:deu_Latn,fra_Latn\|texts:[0-9a-f]{12}\|margin:none\|k:1",
+        found["signature"],
+    )
 
 
 def test_tatoeba_directions_are_not_the_same(tmp_path: Path) -> None:
@@ -114,8 +117,10 @@ def test_bucc_by_hand(tmp_path: Path) -> None:
     assert found["best_f1"] == 40
     midway = (np.cos(np.deg2rad(5)) + np.cos(np.deg2rad(15))) / 2
     assert found["best_threshold"] == pytest.approx(midway, abs=1e-4)
-    assert found["signature"].startswith(
-        "enc:angles|data:bucc:de-en|margin:absolute|k:2|ret:max|th:0.9|floor:-1.0|index:exact|"
+    assert re.match(
+        r"enc:angles\|model:[0-9a-f]{12}\|data:bucc:de-en\|texts:[0-9a-f]{12}\|"
+        r"margin:absolute\|k:2\|ret:max\|th:0\.9\|floor:-1\.0\|chars:10000\|index:exact\|v:",
+        found["signature"],
     )
 
 
