@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_GLOBAL = re.compile(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)")
+_GLOBAL = re.compile(r"unsupported (?:global|class):? (?:GLOBAL )?([\w.]+)", re.IGNORECASE)
 
 
 class TensorFileError(Exception):

@@ -46,9 +46,10 @@ def check_memory(config: TrainingConfig, device: torch.device, processes: int = 
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     missing = shortage(least_bytes(config, processes), free)
     if missing:
-        network = config.network
+        network, heads = config.network, config.heads
         raise ConfigError(
             f"train: these settings take {missing}; lower network.vocab_size {network.vocab_size:,}, dim "
-            f"{network.dim:,}, num_layers {network.num_layers:,}, ffn_dim {network.ffn_dim:,} or data.batch_size "
-            f"{config.data.batch_size:,} (docs/memory.md has the formulas)"
+            f"{network.dim:,}, num_layers {network.num_layers:,}, ffn_dim {network.ffn_dim:,}, heads.language_dim "
+            f"{heads.language_dim:,}, num_languages {heads.num_languages:,}, projection_dim {heads.projection_dim:,} "
+            f"or data.batch_size {config.data.batch_size:,} (docs/memory.md has the formulas)"
         )

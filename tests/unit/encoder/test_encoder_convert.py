@@ -1,7 +1,9 @@
 """`emsmine convert`: released checkpoints become model directories, and nothing else does."""
 
+import argparse
 import os
 import pickle
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,70 @@ def test_other_files_are_refused(tokenizer: Path, tmp_path: Path, content: bytes
         convert(path, tokenizer, tmp_path / "model", name="x")
     with pytest.raises(ModelError, match="does not exist"):
         convert(tmp_path / "none.pt", tokenizer, tmp_path / "model", name="x")
+
+
+class Doubled(torch.nn.Module):
+    """A program."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return 2 * value
+
+
+def write_odd(path: Path, kind: str, state: dict[str, torch.Tensor]) -> None:
+    key = "module.model.bert.embedding.layer_norm.weight"
+    whole = path.with_suffix(".whole")
+    torch.save({"state_dict": state}, whole)
+    if kind == "code":
+        torch.save({"state_dict": state, "extra": Payload(path)}, path)
+    elif kind == "model":
+        torch.save(torch.nn.Linear(2, 2), path)
+    elif kind == "namespace":
+        torch.save({"state_dict": state, "args": argparse.Namespace(steps=5)}, path)
+    elif kind == "program":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.trace(Doubled(), torch.ones(2)), str(path))  # type: ignore[no-untyped-call]
+    elif kind == "cut":
+        path.write_bytes(whole.read_bytes()[:2000])
+    elif kind == "list":
+        torch.save(list(state.values()), path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        odd = {
+            "view": torch.ones(1).expand(10**12),
+            "sparse": torch.ones(DIM).to_sparse(),
+            "integers": torch.ones(DIM, dtype=torch.int64),
+            "infinite": torch.full((DIM,), float("nan")),
+        }[kind]
+        torch.save({"state_dict": state | {key: odd}}, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("code", "it holds posix.mkdir, which is more than tensors and plain values: .* so it is refused"),
+        ("model", "it holds torch.nn.modules.linear.Linear, which is more than tensors"),
+        ("namespace", "it holds argparse.Namespace, which is more than tensors"),
+        ("program", "it is a TorchScript program"),
+        ("cut", "it is damaged, or no file of torch.save"),
+        ("list", "holds no state_dict"),
+        ("folder", "it cannot be read: Is a directory"),
+        ("view", "no tensors of numbers: module.model.bert.embedding.layer_norm.weight"),
+        ("sparse", "no tensors of numbers: module.model.bert.embedding.layer_norm.weight"),
+        ("integers", "no tensors of numbers: module.model.bert.embedding.layer_norm.weight"),
+        ("infinite", "embedding.norm.weight holds values that are not finite"),
+    ],
+)
+def test_refusals_are_in_our_words(
+    tokenizer: Path, tmp_path: Path, kind: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.pt"
+    write_odd(path, kind, released(pieces(tokenizer)))
+    with pytest.raises(ModelError, match=words) as caught:
+        convert(path, tokenizer, tmp_path / "model", name="odd")
+    assert len(str(caught.value).splitlines()) == 1
+    assert run_cli(["convert", str(path), "--sentencepiece", str(tokenizer), "-o", str(tmp_path / "model")]) == 1
+    shown = capsys.readouterr().err
+    assert not [advice for advice in ("weights_only", "safe_globals", "torch.load", "Traceback") if advice in shown]
+    assert not (tmp_path / "model" / "config.json").exists()
