@@ -5,7 +5,6 @@ Shapes: T tokens of all sentences one after the other, N sentences.
 
 import hashlib
 import io
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ import numpy.typing as npt
 import sentencepiece
 
 from emsmine.errors import InputError, ModelError
-
-logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 OffsetArray = npt.NDArray[np.int64]
@@ -172,22 +169,27 @@ def tokenizer_files(model: bytes, output: Path) -> tuple[tuple[Path, bytes], tup
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a tokeniser that `write_tokenizer` wrote is there and undamaged; a warning says what is wrong.
+    """Tell whether a tokeniser that a training wrote is there.
 
     One without a hash beside it (of an earlier version, or put there by hand) passes.
+
+    Raises:
+        ModelError: it does not match its hash. Whether it is damaged or another was put there is not for us to decide.
     """
     if not path.exists():
         return False
     try:
         recorded = _hash_path(path).read_bytes().split()
+        found = hashlib.sha256(path.read_bytes()).hexdigest().encode()
     except FileNotFoundError:
         return True
     except OSError as error:
-        raise ModelError(f"tokeniser: cannot read {_hash_path(path)} ({error.strerror})") from error
-    found = hashlib.sha256(path.read_bytes()).hexdigest().encode()
-    if not recorded or recorded[0] != found:
-        logger.warning("tokeniser: %s does not match %s; training it again", path, _hash_path(path).name)
-        return False
+        raise ModelError(f"tokeniser: cannot read {path} or {_hash_path(path).name} ({error.strerror})") from error
+    if recorded[:1] != [found]:
+        raise ModelError(
+            f"tokeniser: {path} does not match {_hash_path(path).name}: it is damaged, or another file; delete it, and "
+            f"it is trained again to the same, or delete {_hash_path(path).name} if the file is meant"
+        )
     return True
 
 

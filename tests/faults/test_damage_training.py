@@ -162,20 +162,25 @@ def test_no_mutant_of_data_json_hides_a_change(tmp_path: Path) -> None:
         check_data([], tmp_path, resuming=True, encoders={}, tokenizer=None)
 
 
-def test_a_damaged_tokeniser_of_a_run_is_noticed(spm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_tokeniser_of_a_run_is_refused_and_never_replaced(spm: Path, tmp_path: Path) -> None:
     path, whole = tmp_path / "sentencepiece.model", spm.read_bytes()
     write_tokenizer(whole, path)
+    note = tmp_path / "sentencepiece.model.sha256"
     assert is_whole(path)
     for damaged in mutants(whole, 100):
         path.write_bytes(damaged)
-        assert not is_whole(path)
-    assert "does not match sentencepiece.model.sha256" in caplog.text
-    path.write_bytes(whole)
-    for damaged in mutants((tmp_path / "sentencepiece.model.sha256").read_bytes(), 50):
-        (tmp_path / "sentencepiece.model.sha256").write_bytes(damaged)
-        # Whatever the note says, the file is what it was: kept, or trained again to the same.
-        is_whole(path)
-    assert path.read_bytes() == whole
+        with pytest.raises(ModelError, match=r"does not match sentencepiece\.model\.sha256: .* delete it, and"):
+            is_whole(path)
+        assert path.read_bytes() == damaged
+    note.unlink()
+    assert is_whole(path)
+    path.unlink()
+    assert not is_whole(path)
+    write_tokenizer(whole, path)
+    for damaged in mutants(note.read_bytes()[:64], 50):
+        note.write_bytes(damaged)
+        with pytest.raises(ModelError, match="does not match"):
+            is_whole(path)
 
 
 def test_a_run_goes_on_with_its_own_tokeniser_and_best_weights_only(tiny: Any, spm: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.data import PairFile, read_pairs
 from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.encoder.training_config import TrainingConfig
-from emsmine.errors import CorruptOutputError, InputError, StaleOutputError
+from emsmine.errors import CorruptOutputError, InputError, ModelError, StaleOutputError
 from emsmine.pipelines.bootstrap_data import (
     Known,
     PairSet,
@@ -228,6 +228,9 @@ def test_the_tokeniser_is_the_same_file_wherever_it_is_made(finished: Path, tmp_
     assert paths[0].stat().st_mtime_ns == before
     whole = paths[0].read_bytes()
     paths[0].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match="delete it, and it is trained again to the same"):
+        train_shared_tokenizer(paths[0], Store(finished), {"de-en": numbered(10)}, DE_EN, config)
+    paths[0].unlink()
     train_shared_tokenizer(paths[0], Store(finished), {"de-en": numbered(10)}, DE_EN, config)
     assert paths[0].read_bytes() == whole
 
