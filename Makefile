@@ -35,7 +35,7 @@ demo: $(RUN_STAMP)  ## mine the small crawl in examples/ with the shipped model
 	@$(BIN)/emsmine -q run examples/crawl/sites.warc.gz examples/crawl/feeds.jsonl.gz --pairs $(DEMO_PAIRS) -o $(DEMO) -j 1
 	@for pair in $$(echo $(DEMO_PAIRS) | tr ',' ' '); do \
 		$(BIN)/emsmine eval pairs $(DEMO)/export/$$pair.tsv examples/gold/$$pair.tsv | tr -d '\n' | \
-		sed -E "s/[{}\" ]//g; s/^task:pairs,/$$pair against the gold pairs:  /; s/,/  /g"; echo; done
+		sed -E "s/[{}\" ]//g; s/^task:pairs,/$$pair against the gold pairs:  /; s/,signature:.*//; s/,/  /g"; echo; done
 	@echo; echo "The ten best pairs of $(DEMO)/export/de-en.tsv:"; head -n 10 $(DEMO)/export/de-en.tsv
 	@echo; echo "Results: $(DEMO)/export/   Funnel again: $(BIN)/emsmine report $(DEMO)   Dropped rows: $(DEMO)/rejects/"
 

@@ -17,6 +17,7 @@ from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, content_has
 from emsmine.mining.retrieve import select
 from emsmine.mining.text import dedup_key, sanitise
 from emsmine.pipelines.mine import SentenceList, collect, mine_sides, read_lines
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,20 @@ def find_tatoeba(folder: Path, wanted: Sequence[str], *, all_of_them: bool = Fal
     return sets
 
 
+def _showing(sets: Sequence[TatoebaSet]) -> Iterator[TatoebaSet]:
+    with Progress("eval tatoeba", len(sets), "languages") as progress:
+        for item in sets:
+            yield item
+            progress.advance(1)
+
+
 def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, Any]:
     """Return retrieval accuracy by cosine nearest neighbour, both directions, per language and on average."""
     english = languages.resolve("en")
     per_language: dict[str, dict[str, Any]] = {}
     accuracies: list[tuple[float, float]] = []
     texts: list[str | int] = []
-    for item in sets:
+    for item in _showing(sets):
         source, target = (_lines(path) for path in (item.foreign, item.english))
         if len(source) != len(target):
             raise InputError(f"eval: {item.foreign} has {len(source)} lines but {item.english} {len(target)}")
@@ -304,7 +312,15 @@ def evaluate_pairs(
     rounded = {
         name: round(100 * value, 2) for name, value in (("precision", precision), ("recall", recall), ("f1", f1))
     }
-    return {"task": "pairs", "mined": len(found), "gold": len(wanted), "correct": hits, **rounded}
+    texts = content_hash(text for side in (found, sorted(wanted)) for pair in side for text in pair)
+    return {
+        "task": "pairs",
+        "mined": len(found),
+        "gold": len(wanted),
+        "correct": hits,
+        **rounded,
+        "signature": signature(data="pairs", texts=texts),
+    }
 
 
 def _why_nothing_matches(found: set[_Pair], wanted: set[_Pair], mined: Path, gold: Path) -> str:

@@ -13,7 +13,7 @@ from emsmine.encoder.protocol import FloatArray
 from emsmine.mining.evaluate import content_hash
 from emsmine.pipelines import evaluation
 from emsmine.pipelines.bootstrap_data import PairSet, measure
-from emsmine.pipelines.evaluation import evaluate_bucc, evaluate_tatoeba, find_bucc, find_tatoeba
+from emsmine.pipelines.evaluation import evaluate_bucc, evaluate_pairs, evaluate_tatoeba, find_bucc, find_tatoeba
 from emsmine.pipelines.settings import SelectSettings
 
 SETTINGS = SelectSettings(margin="absolute", threshold=0.5, cosine_floor=-1.0)
@@ -162,3 +162,21 @@ def test_no_name_of_an_encoder_breaks_a_signature(tmp_path: Path, name: str) -> 
 def test_a_content_hash_knows_where_texts_end() -> None:
     parts: list[list[str | int]] = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], [1, 2], [12], ["12"]]
     assert len({content_hash(part) for part in parts}) == len(parts)
+
+
+def test_pairs_are_signed_by_their_texts(tmp_path: Path) -> None:
+    files = {
+        "mined.tsv": "1.2\tEins\tOne\n1.1\tZwei\tTwo\n",
+        "plain.tsv": "Eins\tOne\nZwei\tTwo\n",
+        "other.tsv": "Eins\tOne\nDrei\tThree\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    signatures = {
+        (mined, gold): evaluate_pairs(tmp_path / mined, tmp_path / gold)["signature"]
+        for mined in files
+        for gold in files
+    }
+    # What stands in front of the sentences moves no number.
+    assert signatures["mined.tsv", "other.tsv"] == signatures["plain.tsv", "other.tsv"]
+    assert len(set(signatures.values())) == 4
