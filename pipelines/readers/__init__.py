@@ -6,11 +6,13 @@ goes on behind it where that is possible. All formats are streamed, so that memo
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import BinaryIO
 
 from emsmine.errors import ConfigError, InputError
 from emsmine.pipelines.readers.buffer import Buffer
 from emsmine.pipelines.readers.lines import read_jsonl, read_text
+from emsmine.pipelines.readers.lookahead import LookAhead
 from emsmine.pipelines.readers.open import FORMATS, HEAD_BYTES, codec_of, format_of, open_binary, suffixes
 from emsmine.pipelines.readers.records import Limits, Problem, Record
 from emsmine.pipelines.readers.stream import MemberStream, PlainStream
@@ -93,7 +95,8 @@ def read_records(
             return
         buffer = _open_buffer(raw, codec, limits)
         if format in ("warc", "wet"):
-            yield from read_warc(buffer, limits)
+            with closing(LookAhead(path, codec, limits)) as look_ahead:
+                yield from read_warc(buffer, limits, look_ahead)
         elif format == "jsonl":
             yield from read_jsonl(buffer, limits, text_field=text_field, url_field=url_field)
         else:

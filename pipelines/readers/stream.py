@@ -39,12 +39,21 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A place where the stored file is damaged; `offset` is in the file as stored, `member` as in `Chunk`."""
+    """A place where the stored file is damaged.
+
+    Attributes:
+        reason: a code as in `Problem`.
+        offset: in the file as stored.
+        member: as in `Chunk`.
+        detail: what was found.
+        is_last: whether the rest of the file is not read.
+    """
 
     reason: str
     offset: int
     member: int
     detail: str
+    is_last: bool = False
 
 
 class Stream(Protocol):
@@ -71,25 +80,69 @@ class _Decoder(Protocol):
 
     done: bool
 
+    def probe(self, content: bytes) -> bool:
+        """Tell whether `content` may start a member; afterwards the decoder is of no use."""
+
     def feed(self, content: bytes) -> tuple[bytes, bytes]:
         """Return (output, input not used yet)."""
 
 
 class _GzipDecoder:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self) -> None:
         self._object = zlib.decompressobj(wbits=31)
         self.done = False
+        self.error: zlib.error | None = None  # of the piece whose sound part was returned
+
+    def probe(self, content: bytes) -> bool:
+        try:
+            self._object.decompress(content, _OUTPUT)
+        except zlib.error:
+            return False
+        return True
 
     def feed(self, content: bytes) -> tuple[bytes, bytes]:
-        output = self._object.decompress(content, _OUTPUT)
+        if self.error:
+            raise self.error
+        before = self._object.copy()
+        try:
+            output = self._object.decompress(content, _OUTPUT)
+        except zlib.error as error:
+            self.error = error
+            output = self._salvage(before, content)
+            if not output:
+                raise
+            return output, content
         self.done = self._object.eof
         return output, self._object.unused_data if self.done else self._object.unconsumed_tail
 
+    def _salvage(self, decoder: "zlib._Decompress", content: bytes) -> bytes:
+        """Return what comes out before the damage: zlib gives nothing of a piece that holds some."""
+        output = b""
+        place, step = 0, len(content) // 2
+        while step and place < len(content):
+            trial = decoder.copy()
+            try:
+                output += trial.decompress(content[place : place + step], _OUTPUT)
+            except zlib.error:
+                step //= 2
+                continue
+            if trial.eof or trial.unconsumed_tail:
+                break
+            decoder, place = trial, place + step
+        return output
+
 
 class _ZstdDecoder:
-    def __init__(self, limits: Limits) -> None:
-        self._object = zstandard.ZstdDecompressor(max_window_size=limits.max_window_bytes).decompressobj()
+    def __init__(self, shared: zstandard.ZstdDecompressor) -> None:
+        self._object = shared.decompressobj()
         self.done = False
+
+    def probe(self, content: bytes) -> bool:
+        try:
+            self._object.decompress(content)
+        except zstandard.ZstdError:
+            return False
+        return True
 
     def feed(self, content: bytes) -> tuple[bytes, bytes]:
         output = self._object.decompress(content[:_ZSTD_PIECE])
@@ -102,7 +155,8 @@ class MemberStream:
 
     def __init__(self, raw: BinaryIO, codec: str, limits: Limits) -> None:
         self._raw, self._limits = raw, limits
-        self._new_decoder: Callable[[Limits], _Decoder] = _GzipDecoder if codec == "gzip" else _ZstdDecoder
+        shared = zstandard.ZstdDecompressor(max_window_size=limits.max_window_bytes)  # costs more than a small frame
+        self._new_decoder: Callable[[], _Decoder] = _GzipDecoder if codec == "gzip" else lambda: _ZstdDecoder(shared)
         self._magic = GZIP_MAGIC if codec == "gzip" else ZSTD_MAGIC
         self._decoder: _Decoder | None = None
         self._piece = b""  # stored bytes that were read and not yet used
@@ -150,7 +204,7 @@ class MemberStream:
         is_skippable = self._magic == ZSTD_MAGIC and self._piece[1:4] == b"\x2a\x4d\x18"
         if not is_skippable and not self._piece.startswith(self._magic[: len(self._piece)]):
             return self._damaged("truncated", f"{self._piece[:8]!r} where a compressed member should start")
-        self._decoder = self._new_decoder(self._limits)
+        self._decoder = self._new_decoder()
         return None
 
     def _decompress(self, decoder: _Decoder) -> Chunk | Damage | None:
@@ -163,7 +217,7 @@ class MemberStream:
             if produced > max(self._limits.ratio_after_bytes, self._limits.max_decompression_ratio * stored):
                 self._ended = True
                 detail = f"{produced} bytes came out of {stored}; the rest of the file is not read"
-                return Damage("decompression_bomb", self._member, self._member, detail)
+                return Damage("decompression_bomb", self._member, self._member, detail, is_last=True)
         if decoder.done:
             self._decoder = None
             return Chunk(output, self._member, self._offset)
@@ -192,23 +246,24 @@ class MemberStream:
             detail += f"; the rest of the file is not read after {self._num_damages} damaged places"
         else:
             self._seek_member()
-        return Damage(reason, self._member, self._member, detail)
+        return Damage(reason, self._member, self._member, detail, is_last=self._ended)
 
     def _seek_member(self) -> None:
         """Move to the next stored bytes that start a member and decompress for a while."""
+        begin = 0
         while True:
-            found = self._piece.find(self._magic)
+            found = self._piece.find(self._magic, begin)
             if found >= 0:
-                self._use(self._piece[found:])
-                while len(self._piece) < _PROBE and self._refill():
+                begin = found
+                while len(self._piece) < begin + _PROBE and self._refill():
                     pass
-                try:
-                    self._new_decoder(self._limits).feed(self._piece[:_PROBE])
+                if self._new_decoder().probe(self._piece[begin : begin + _PROBE]):
+                    self._use(self._piece[begin:])
                     return
-                except (zlib.error, zstandard.ZstdError):
-                    self._use(self._piece[1:])
-                    continue
-            self._use(self._piece[-len(self._magic) + 1 :])
+                begin += 1
+                continue
+            self._use(self._piece[max(begin, len(self._piece) - len(self._magic) + 1) :])
+            begin = 0
             if not self._refill():
                 self._use(b"")
                 return

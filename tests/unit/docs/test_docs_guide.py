@@ -140,7 +140,7 @@ def test_the_formats_name_every_reason() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     reasons = set(RULES)
     for pattern in (
-        r"(?:Problem|BodyError|_BadRecord|Damage)\(\s*\"([a-z_0-9]+)\"",
+        r"(?:Problem|BodyError|_?BadRecord|Damage)\(\s*\"([a-z_0-9]+)\"",
         r"task\.drop\(\s*\"([a-z_0-9]+)\"",
         r"return \"([a-z]+_[a-z_]+|too_long)\"$",
     ):
