@@ -5,15 +5,15 @@ URLs. Every usable record is yielded as a `Record`; every damaged or unusable on
 goes on behind it where that is possible. All formats are streamed, so that memory is bounded by `Limits`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from emsmine.errors import ConfigError, InputError
 from emsmine.pipelines.readers.buffer import Buffer
 from emsmine.pipelines.readers.lines import read_jsonl, read_text
 from emsmine.pipelines.readers.lookahead import LookAhead
-from emsmine.pipelines.readers.open import FORMATS, HEAD_BYTES, codec_of, format_of, open_binary, suffixes
+from emsmine.pipelines.readers.open import FORMATS, HEAD_BYTES, CountedFile, codec_of, format_of, open_binary, suffixes
 from emsmine.pipelines.readers.records import Limits, Problem, Record
 from emsmine.pipelines.readers.stream import MemberStream, PlainStream
 from emsmine.pipelines.readers.warc import read_warc
@@ -58,6 +58,7 @@ def read_records(
     limits: Limits | None = None,
     text_field: str = "text",
     url_field: str = "url",
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Record | Problem]:
     """Yield the records of a file, and a problem for each one that cannot be used.
 
@@ -69,6 +70,8 @@ def read_records(
         limits: bounds on sizes; the defaults if None.
         text_field: of JSONL (a path such as `content.text` is allowed) and Parquet.
         url_field: of JSONL and Parquet; records without it have no URL.
+        on_bytes: called with the number of stored bytes that were read since the last call; their sum is about the size
+            of the file once it was read to its end, and less if it was given up.
 
     Raises:
         ConfigError: there is no such format.
@@ -78,12 +81,13 @@ def read_records(
     limits = limits or Limits()
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"read: format {format!r} is unknown; choose auto, {', '.join(FORMATS)}")
-    with open_binary(path) as raw:
+    with open_binary(path) as opened:
+        raw = cast(BinaryIO, CountedFile(opened, on_bytes) if on_bytes else opened)
         if format == "auto":
-            format, codec = _detect(raw, path, limits)
+            format, codec = _detect(opened, path, limits)
         else:
-            codec = codec_of(raw.read(HEAD_BYTES), path)
-            raw.seek(0)
+            codec = codec_of(opened.read(HEAD_BYTES), path)
+            opened.seek(0)
         if format == "parquet":
             if codec:
                 raise InputError(
@@ -92,6 +96,8 @@ def read_records(
             from emsmine.pipelines.readers.parquet import read_parquet
 
             yield from read_parquet(raw, path, limits, text_field=text_field, url_field=url_field)
+            if isinstance(raw, CountedFile):
+                raw.report_rest()
             return
         buffer = _open_buffer(raw, codec, limits)
         if format in ("warc", "wet"):

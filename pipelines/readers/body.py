@@ -8,11 +8,14 @@ from typing import Protocol
 
 from emsmine.pipelines.readers.records import Limits
 
-_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([\w.:+-]+)""", re.IGNORECASE)
-_META_CHARSET = re.compile(rb"""<meta[^>]{0,512}?charset\s*=\s*["']?\s*([\w.:+-]+)""", re.IGNORECASE)
+# Spaces are bounded and possessive: two unbounded runs beside each other would take quadratic time.
+_CHARSET = re.compile(r"""charset\s{0,9}+=\s{0,9}+["']?\s{0,9}+([\w.:+-]+)""", re.IGNORECASE)
+_META_CHARSET = re.compile(rb"""<meta[^>]{0,512}?charset\s{0,9}+=\s{0,9}+["']?\s{0,9}+([\w.:+-]+)""", re.IGNORECASE)
 _XML_CHARSET = re.compile(rb"""^\s*<\?xml[^>]{0,256}?encoding\s*=\s*["']([\w.:+-]+)""", re.IGNORECASE)
 _META_BYTES = 4096
 _DETECT_BYTES = 1 << 17
+_MAX_CHUNKS = 1_000_000
+_MAX_CODINGS = 8
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -50,7 +53,10 @@ def http_body(headers: dict[str, str], payload: bytes, limits: Limits, *, allow_
         if announced.isascii() and announced.isdecimal() and len(announced) < 19 and len(payload) < int(announced):
             raise BodyError("truncated", f"HTTP announced {announced} bytes, {len(payload)} are there")
     codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
-    for coding in reversed([coding for coding in codings if coding not in ("", "identity", "none", "utf-8")]):
+    codings = [coding for coding in codings if coding not in ("", "identity", "none", "utf-8")]
+    if len(codings) > _MAX_CODINGS:
+        raise BodyError("content_encoding", f"{len(codings)} HTTP content encodings, limit {_MAX_CODINGS}")
+    for coding in reversed(codings):
         payload = _decompress(coding, payload, limits, allow_cut=allow_cut)
     return payload
 
@@ -60,13 +66,16 @@ _CHUNK_SIZE = re.compile(rb"\s*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1024})?\r?\
 
 def _unchunk(payload: bytes, *, allow_cut: bool) -> bytes:
     body = bytearray()
-    position = 0
+    position = num_chunks = 0
     while match := _CHUNK_SIZE.match(payload, position):
         size = int(match[1], 16)
         if size == 0:
             return bytes(body)
         body += payload[match.end() : match.end() + size]
         position = match.end() + size
+        num_chunks += 1
+        if num_chunks > _MAX_CHUNKS:
+            raise BodyError("decompression_bomb", f"the HTTP body has more than {_MAX_CHUNKS} chunks")
     if allow_cut:
         return bytes(body)
     raise BodyError("truncated", f"the chunked HTTP body breaks off at byte {min(position, len(payload))}")

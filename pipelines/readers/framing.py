@@ -259,12 +259,13 @@ def _read_headers(buffer: Buffer) -> Headers:
     lines: list[bytes] = []
     size = 0
     while True:
-        if lines and buffer.peek(5) == b"WARC/" and buffer.matches(_HEADER, 0, _HEADER_BYTES):
-            raise BadRecord("malformed_record", "another record starts inside this header", lines[0], in_step=True)
         try:
             line = buffer.readline(_MAX_HEADER_BYTES)
         except LineTooLong as error:
             raise BadRecord("malformed_record", "a header line is longer than 64 KiB", error.head) from None
+        if lines and line.startswith(b"WARC/") and _HEADER.match(line + buffer.peek(_HEADER_BYTES)):
+            buffer.push_back(line)
+            raise BadRecord("malformed_record", "another record starts inside this header", lines[0], in_step=True)
         size += len(line)
         if not line.endswith(b"\n"):
             raise BadRecord("truncated", "the file ends inside a record header", b" ".join([*lines, line]))

@@ -6,6 +6,7 @@ their meaning round.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ _NAMED_BLOCKS = (
     '[class~="social"], '
     '[id="navigation"], [id="menu"], [id="sidebar"], [id="toc"], [id="footer"]'
 )
+# All whose content is looked at, once for each.
+_TESTED = f"{_HIDDEN}, {_NAMED_BLOCKS}, ul, ol, dl, table, main, [role=main], article, header, [role=banner]"
 _BLOCK_TAGS = frozenset(["aside", "details", "div", "form", "header", "ol", "section", "table", "ul"])
 _PAGE_TAGS = frozenset(["html", "body", "main", "article"])
 _MAX_SHARE = 0.5
@@ -42,6 +45,24 @@ _HTML_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|!--|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|"
     rb"meta)[\s>-]",
     re.IGNORECASE,
+)
+# As browsers do, which put deeper elements beside each other.
+_MAX_DEPTH = 512
+# So few tags that nesting them in any way costs little.
+_FEW_TAGS = 4096
+_STEPS_PER_CHAR = 4
+_MAX_TAGS = 500_000
+_MAX_OPEN = 10_000
+_MAX_ATTRIBUTES = 20_000
+_LONG_TAG_CHARS = 1 << 14
+_LARGE_CHARS = 1 << 16
+_TAG = re.compile(r"""<[A-Za-z](?:[^"'>]++|"[^"]*+"|'[^']*+')*+>?""")
+_QUOTED = re.compile(r""""[^"]*+"|'[^']*+'""")
+_TAG_NAME = re.compile(r"<(/?[a-z][a-z0-9]{0,15})")
+# An end tag is often left out, and the next start tag closes them.
+_VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"]
+_CLOSED_BY_THEMSELVES = frozenset(
+    [*_VOID, "p", "li", "dt", "dd", "option", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "rt", "rp"]
 )
 _CELL = re.compile(r"\t+")
 
@@ -77,6 +98,10 @@ class Page:
     mt_hints: tuple[str, ...]
 
 
+class PageTooComplex(Exception):
+    """A page would take more work than a page of people can; the message says which limit it is over."""
+
+
 class _Work:
     """A budget of characters, so that the tests of nested nodes stay linear in the size of the page.
 
@@ -86,6 +111,7 @@ class _Work:
     def __init__(self, size: int) -> None:
         self._left = _WORK_FACTOR * size
         self._minimum = size // 50
+        self._steps = _STEPS_PER_CHAR * size
 
     def text_length(self, node: Any) -> int:
         """Return the number of characters in a node, without the whitespace that indents the markup."""
@@ -97,9 +123,44 @@ class _Work:
         """Count other work, as if `size` characters had been looked at."""
         self._left -= size
 
+    def check_depth(self, node: Any) -> None:
+        """Refuse a node that is nested too deeply: what is done for each node of a chain takes quadratic time."""
+        depth = 0
+        parent = node.parent
+        while parent is not None:
+            depth += 1
+            parent = parent.parent
+            if depth > _MAX_DEPTH:
+                raise PageTooComplex(f"elements are nested more than {_MAX_DEPTH} deep")
+        self._steps -= depth
+        if self._steps < 0:
+            raise PageTooComplex("too many deeply nested elements")
+
     @property
     def is_spent(self) -> bool:
         return self._left < 0
+
+
+def check_markup(markup: str) -> None:
+    """Refuse a large page whose markup alone tells that a parser would take more than linear time or much memory.
+
+    Raises:
+        PageTooComplex: it has more tags, elements left open, or attributes in one tag than allowed.
+    """
+    num_tags = markup.count("<")
+    if num_tags > _MAX_TAGS:
+        raise PageTooComplex(f"{num_tags} tags, limit {_MAX_TAGS}")
+    for tag in _TAG.finditer(markup):
+        if tag.end() - tag.start() > _LONG_TAG_CHARS:
+            num_attributes = len(_QUOTED.sub("", tag[0]).split())
+            if num_attributes > _MAX_ATTRIBUTES:
+                raise PageTooComplex(f"a tag with some {num_attributes} attributes, limit {_MAX_ATTRIBUTES}")
+    if num_tags > _MAX_OPEN:
+        tags = Counter(_TAG_NAME.findall(markup.lower()))
+        for name, count in tags.items():
+            num_open = count - tags[f"/{name}"]
+            if num_open > _MAX_OPEN and name not in _CLOSED_BY_THEMSELVES and not name.startswith("/"):
+                raise PageTooComplex(f"{num_open} elements {name} are left open, limit {_MAX_OPEN}")
 
 
 def _select(node: Any, selector: str) -> list[Any]:
@@ -124,15 +185,23 @@ def extract(markup: str) -> Page:
 
     Args:
         markup: the page as a decoded string; broken markup is read as browsers read it.
+
+    Raises:
+        PageTooComplex: the page would take more work than allowed.
     """
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
+    if len(markup) > _LARGE_CHARS:
+        check_markup(markup)
     tree = HTMLTree.parse(markup)
     lang, mt_hints = _lang(tree), _mt_hints(tree, markup)
     if tree.body is None:
         return Page("", lang, mt_hints)
     work = _Work(len(markup))
+    if markup.count("<") > _FEW_TAGS:
+        for node in _select(tree.body, _TESTED):
+            work.check_depth(node)
     for node in _select(tree.body, _ALWAYS_DROPPED):
         if node.tag not in _PAGE_TAGS:
             node.remove()

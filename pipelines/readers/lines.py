@@ -101,10 +101,10 @@ def read_text(buffer: Buffer, limits: Limits) -> Iterator[Record | Problem]:
     """Yield the documents of a plain text file.
 
     Blank lines separate documents, and each line of a document is a paragraph. A list of sentences without blank lines
-    is cut into documents of `limits.max_document_lines` lines. A line that is not UTF-8 or too long is a Problem of its
-    own, and its document goes on without it.
+    is cut into documents of `limits.max_document_lines` lines or `limits.max_text_chars` characters
+    at most. A line that is not UTF-8 or too long is a Problem of its own, and its document goes on without it.
     """
-    start, end = 0, 0
+    start, end, num_chars = 0, 0, 0
     document: list[str] = []
     for item in _lines(buffer, limits):
         if isinstance(item, Problem):
@@ -116,9 +116,11 @@ def read_text(buffer: Buffer, limits: Limits) -> Iterator[Record | Problem]:
             yield problem
             continue
         text = paragraphs(line.decode("utf-8"))
-        if document and (not text or len(document) >= limits.max_document_lines):
+        num_chars = num_chars + len(text) + 1 if document else len(text) + 1
+        is_full = len(document) >= limits.max_document_lines or num_chars > limits.max_text_chars
+        if document and (not text or is_full):
             yield finish(Record("", "", start, end - start, "\n".join(document)), limits)
-            document = []
+            document, num_chars = [], len(text) + 1
         if text:
             start = start if document else offset
             end = offset + len(line)

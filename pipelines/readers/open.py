@@ -2,6 +2,7 @@
 
 import codecs
 import os
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
@@ -61,6 +62,46 @@ def open_binary(path: str) -> BinaryIO:
         raise MissingDependencyError(message) from None
     except (OSError, ValueError) as error:
         raise InputError(f"read: cannot open {path!r}: {error}") from error
+
+
+class CountedFile:
+    """A file that tells how far it was read; what is read a second time does not count."""
+
+    def __init__(self, raw: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+        self._raw, self._on_bytes = raw, on_bytes
+        self._farthest = self._reported = 0
+        self._size = raw.seek(0, os.SEEK_END)
+        raw.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read, and report the bytes that were not read before."""
+        content = self._raw.read(size)
+        end = self._raw.tell()
+        begin = end - len(content)
+        if begin > self._farthest:  # a jump, as to the footer of a Parquet file and over its columns
+            self._report(len(content))
+        elif end > self._farthest:
+            self._report(end - self._farthest)
+            self._farthest = end
+        return content
+
+    def report_rest(self) -> None:
+        """Report what nobody asked for, now that the file was read to its end."""
+        self._report(self._size)
+
+    def _report(self, size: int) -> None:
+        size = min(size, self._size - self._reported)
+        if size > 0:
+            self._reported += size
+            self._on_bytes(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; this reads nothing."""
+        return self._raw.seek(offset, whence)
+
+    def seekable(self) -> bool:
+        """Tell whether `seek` works."""
+        return self._raw.seekable()
 
 
 def suffixes(path: str) -> tuple[str, str]:

@@ -8,6 +8,8 @@ SAMPLE_CHARS = 200
 _MIB = 1 << 20
 # Characters that end or widen a line in some program: collapsed, so that a paragraph is one line everywhere.
 # `\s` has U+0085, U+2028, U+2029 and U+001C-U+001F already.
+_LINE_BREAKS = re.compile(r"\n\s+")
+_LONG_TEXT_CHARS = 1 << 20
 _WHITESPACE = re.compile(r"\s+")
 
 
@@ -65,6 +67,9 @@ class Limits:
         max_decompression_ratio: more output per input byte than this gives `decompression_bomb` and ends the file...
         ratio_after_bytes: ...once this much came out of one compressed member, or of the file.
         max_window_bytes: the largest zstd window that is accepted.
+        max_page_chars: HTML markup that is longer gives `page_too_complex`.
+        max_parse_bytes: memory of the process that parses large pages and Parquet.
+        max_parse_seconds: of processor time that it may take for a page or a few rows; a net for what no count catches.
         max_text_chars: a longer text gives `text_too_long`.
         max_document_lines: a block of text lines that is longer is cut into several documents.
         max_damages: after so many damaged places in a compressed stream the rest of the file is given up.
@@ -77,6 +82,9 @@ class Limits:
     max_decompression_ratio: int = 200
     ratio_after_bytes: int = 16 * _MIB
     max_window_bytes: int = 1 << 27
+    max_page_chars: int = 16 * _MIB
+    max_parse_bytes: int = 768 * _MIB
+    max_parse_seconds: float = 4.0
     max_text_chars: int = 16 * _MIB
     max_document_lines: int = 1000
     max_damages: int = 100
@@ -94,6 +102,8 @@ def one_line(content: bytes | str) -> str:
 
 def paragraphs(text: str) -> str:
     """Return text as paragraphs: split at `\\n` only, every other whitespace run one space, no empty paragraph."""
+    if len(text) > _LONG_TEXT_CHARS:  # a list of millions of empty lines would take more memory than they do
+        text = _LINE_BREAKS.sub("\n", text)
     lines = (_WHITESPACE.sub(" ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 

@@ -91,6 +91,7 @@ class _GzipDecoder:
     def __init__(self) -> None:
         self._object = zlib.decompressobj(wbits=31)
         self.done = False
+        self._is_begun = False
         self.error: zlib.error | None = None  # of the piece whose sound part was returned
 
     def probe(self, content: bytes) -> bool:
@@ -103,12 +104,13 @@ class _GzipDecoder:
     def feed(self, content: bytes) -> tuple[bytes, bytes]:
         if self.error:
             raise self.error
-        before = self._object.copy()
+        before = self._object.copy() if self._is_begun else None  # most members are one piece: nothing to copy
+        self._is_begun = True
         try:
             output = self._object.decompress(content, _OUTPUT)
         except zlib.error as error:
             self.error = error
-            output = self._salvage(before, content)
+            output = self._salvage(before or zlib.decompressobj(wbits=31), content)
             if not output:
                 raise
             return output, content

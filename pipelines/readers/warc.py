@@ -7,11 +7,13 @@ from emsmine.pipelines.readers.body import BodyError, decode_text, http_body
 from emsmine.pipelines.readers.buffer import Buffer
 from emsmine.pipelines.readers.framing import BadRecord, Frame, Headers, check_digest, parse_headers, read_frames
 from emsmine.pipelines.readers.lookahead import LookAhead
+from emsmine.pipelines.readers.pages import read_page
 from emsmine.pipelines.readers.records import Limits, Problem, Record, finish, is_unicode, iso_utc, one_line, paragraphs
 
 _PAGE_TYPES = ("response", "resource")
 _TEXT_TYPES = ("conversion",)
 _SILENT_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
+_MAX_HTTP_HEAD_BYTES = 1 << 18
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -62,7 +64,7 @@ def _record_of(kind: str, headers: Headers, block: bytes, frame: Record, limits:
     if media_type == "text/plain":
         record = _with(frame, text=paragraphs(text))
     else:
-        page = html.extract(text)
+        page = read_page(text, limits)
         record = _with(frame, text=page.text, html_lang=page.lang, mt_hints=page.mt_hints)
     share = record.text.count("\ufffd") / max(1, len(record.text))
     if share > limits.max_replacement_share:
@@ -86,6 +88,8 @@ def _http_response(headers: Headers, block: bytes, url: str, limits: Limits) -> 
     head, blank, payload = block.partition(b"\r\n\r\n")
     if not blank or b"\n\n" in head:
         head, blank, payload = block.partition(b"\n\n")
+    if len(head) > _MAX_HTTP_HEAD_BYTES:
+        raise BadRecord("malformed_http", f"the HTTP header has {len(head)} bytes, limit {_MAX_HTTP_HEAD_BYTES}")
     lines = head.splitlines()
     if not lines or not lines[0].startswith(b"HTTP/"):
         raise BadRecord("malformed_http", "the block does not start with an HTTP status line")

@@ -1,10 +1,11 @@
 """What counts as the text of a page."""
 
+import contextlib
 import time
 
 import pytest
 
-from emsmine.pipelines.readers.html import extract
+from emsmine.pipelines.readers.html import PageTooComplex, extract
 
 SITE = """<!DOCTYPE html><html lang="de-DE"><head><title>Titel</title></head><body class="has-cookie-bar">
 <header><a href="/">Start</a></header><nav><ul><li><a href="a">Menüpunkt</a></li></ul></nav>
@@ -77,5 +78,6 @@ def test_odd_markup(markup: str, text: str) -> None:
 )
 def test_hostile_markup_takes_linear_time(unit: str) -> None:
     start = time.process_time()
-    extract("<body>" + unit * 20_000)
-    assert time.process_time() - start < 10
+    with contextlib.suppress(PageTooComplex):
+        extract("<body>" + unit * 20_000)
+    assert time.process_time() - start < 2
