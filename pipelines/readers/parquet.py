@@ -87,12 +87,12 @@ def _ask(raw: BinaryIO, request: dict[str, Any]) -> Iterator[Record | Problem | 
                 raw.seek(offset)
                 child.send({}, raw.read(min(size, _MAX_READ_BYTES)), first=False)
             elif "record" in message:
-                *fields, mt_hints, lang = message["record"]
-                yield Record(*fields, tuple(mt_hints), lang)
+                fields = message["record"]
+                yield Record(**{**fields, "mt_hints": tuple(fields["mt_hints"])})
             elif "problem" in message:
-                yield Problem(*message["problem"])
+                yield Problem(**message["problem"])
             elif "group" in message:
-                yield Group(*message["group"])
+                yield Group(**message["group"])
             elif "input_error" in message:
                 raise InputError(message["input_error"])
             else:
