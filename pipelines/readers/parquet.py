@@ -16,7 +16,7 @@ from emsmine.pipelines.readers.sandbox import SandboxError, sandbox
 # Few rows at a time: 2 GB of text may hide in 250 kB of Parquet, and the sizes in the footer do not tell.
 _BATCH_ROWS = 128
 _BUFFER_BYTES = 1 << 20
-_ROW_CHARGE = 64  # bytes of the budget for a row without text
+_ROW_CHARGE = 128  # bytes of the budget for a row without text
 _MAX_READ_BYTES = 1 << 28
 _MAX_DEATHS = 5
 _LANG_COLUMNS = ("lang", "language")

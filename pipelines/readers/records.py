@@ -84,7 +84,7 @@ class Limits:
     max_window_bytes: int = 1 << 27
     max_page_chars: int = 16 * _MIB
     max_parse_bytes: int = 768 * _MIB
-    max_parse_seconds: float = 4.0
+    max_parse_seconds: float = 3.0
     max_text_chars: int = 16 * _MIB
     max_document_lines: int = 1000
     max_damages: int = 100

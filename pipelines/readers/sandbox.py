@@ -33,13 +33,22 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._memory = 0
 
     def send(self, header: dict[str, Any], body: bytes = b"", *, first: bool = True) -> None:
         """Send a message; the first of a request goes to a new child if the last one died meanwhile.
 
+        Args:
+            header: the first of a request has `memory` (bytes) and `seconds`.
+            body: bytes.
+            first: whether a request starts here.
+
         Raises:
             SandboxError: the child died over an earlier message of this request.
         """
+        if first and header["memory"] != self._memory:  # a limit can only be lowered
+            self.close()
+            self._memory = header["memory"]
         for is_retry in (False, True):
             process = self._process if self._process and not first else self._alive()
             try:
