@@ -6,6 +6,7 @@
     ├── InputError                1   an input file cannot be used at all
     ├── StaleOutputError          1   the output directory holds results of other settings
     ├── CorruptOutputError        1   a file of ours does not match its manifest
+    │   └── ForeignPathError      1   a link or a path that leads out of the directory
     ├── AccountingError           1   rows went missing without a reason (a bug)
     ├── TaskFailedError           1   one or more tasks of a stage failed
     ├── MissingDependencyError    1   an optional package is not installed
@@ -42,6 +43,10 @@ class StaleOutputError(EmsmineError):
 
 class CorruptOutputError(EmsmineError):
     """A file that we wrote does not match its manifest."""
+
+
+class ForeignPathError(CorruptOutputError):
+    """A run directory holds a link, or names a path, that leads out of it or is no plain file. Nothing was touched."""
 
 
 class AccountingError(EmsmineError):

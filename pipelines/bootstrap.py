@@ -15,10 +15,10 @@ bytes, so that an interrupted bootstrap continues with the same command.
 """
 
 import dataclasses
-import filecmp
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -36,6 +36,7 @@ from emsmine.encoder.parallel import launched
 from emsmine.encoder.registry import load_encoder
 from emsmine.encoder.training import train
 from emsmine.errors import ConfigError, InputError
+from emsmine.pipelines import inside
 from emsmine.pipelines.bootstrap_data import (
     Known,
     PairSet,
@@ -64,6 +65,8 @@ LOG_NAME = "logs/rounds.jsonl"
 WRITTEN = ("text", "model", ".model.new", "round-*", "logs", REPORT_NAME, STATE_NAME, TOKENIZER, "emsmine.lock")
 """All that a call writes at the top of `bootstrap.output`."""
 _MODEL_FILES = (WEIGHTS, TOKENIZER, CONFIG)
+_HALF = re.compile(r"(round-[^/]*(/(data|pairs|train))?)?")
+"""Folders that this module writes to, itself; "" is the output."""
 _ENCODE = STAGE_NAMES.index("encode")
 _TEXT_STAGES, _ROUND_STAGES = STAGE_NAMES[:_ENCODE], STAGE_NAMES[_ENCODE:]
 
@@ -184,14 +187,16 @@ def _contents(config: BootstrapConfig) -> dict[str, JSON]:
 
 
 def _clean(output: Path) -> None:
-    """Remove what killed calls left half; training and run directories clean up after themselves."""
-    folders = [
-        output,
-        *(folder for name in (".", "data", "pairs", "train") for folder in output.glob(f"round-*/{name}")),
-    ]
-    for path in (path for folder in folders for path in folder.iterdir()):
-        if path.is_file() and is_temporary(path.name):
-            path.unlink()
+    """Remove what killed calls left half; training and run directories clean up after themselves.
+
+    Raises:
+        ForeignPathError: there is a link anywhere, which some part might follow.
+    """
+    for path in list(inside.walk(output)):
+        inside.exists(output, path)
+        folder, _, name = path.rpartition("/")
+        if is_temporary(name) and _HALF.fullmatch(folder):
+            inside.unlink(output, path)
 
 
 def _run_round(shared: _Bootstrap, number: int, previous: str) -> Round:
@@ -241,8 +246,7 @@ def _train(shared: _Bootstrap, number: int) -> dict[str, dict[str, int]]:
         text, langs = Store(shared.output / "text"), shared.config.mine.languages
         train_shared_tokenizer(shared_tokenizer, text, shared.seeds, langs, config)
         # Where a training looks for its own before it makes one.
-        (folder / "train").mkdir(exist_ok=True)
-        publish_tokenizer(shared_tokenizer.read_bytes(), folder / "train" / TOKENIZER)
+        publish_tokenizer(inside.read_bytes(shared.output, TOKENIZER), folder / "train" / TOKENIZER, root=shared.output)
     train(config, device=shared.options.device, on_log=shared.options.on_log)
     return counts
 
@@ -267,17 +271,14 @@ def _timed(output: Path, number: int, phase: str) -> Iterator[None]:
     """Note the wall time of a phase, for the report; nothing else reads it. Round 0 is what comes before the rounds."""
     started = time.monotonic()
     yield
-    path = output / LOG_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     row = {"round": number, "phase": phase, "seconds": round(time.monotonic() - started, 3)}
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    inside.append_line(output, LOG_NAME, json.dumps(row))
 
 
 def _seconds(output: Path) -> dict[int, dict[str, float]]:
     """Return the time of all calls together by round and phase; a phase that was killed left none."""
     found: dict[int, dict[str, float]] = {}
-    for line in (output / LOG_NAME).read_text(encoding="utf-8").splitlines():
+    for line in inside.read_bytes(output, LOG_NAME).split(b"\n"):
         try:
             row = json.loads(line)
             phases = found.setdefault(int(row["round"]), {})
@@ -294,22 +295,30 @@ def _publish(output: Path, rounds: list[Round], notes: Mapping[str, Any]) -> dic
     report: dict[str, Any] = {**build_report(rounds, _seconds(output)), **notes, "model": "", "model_round": None}
     if trained:
         number = best_round(trained).number
-        _copy_model(output / f"round-{number}/train/model", output / "model")
+        _copy_model(output, f"round-{number}/train/model", "model")
         report |= {"model": "model", "model_round": number}
     content = json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8") + b"\n"
-    write_atomically(output / REPORT_NAME, content, new_attempt())
+    write_atomically(output / REPORT_NAME, content, new_attempt(), root=output)
     return report
 
 
-def _copy_model(source: Path, target: Path) -> None:
+def _copy_model(output: Path, source: str, target: str) -> None:
     """Replace a model directory; for a moment there may be none, but never one of mixed files."""
-    if target.exists() and filecmp.cmpfiles(source, target, _MODEL_FILES, shallow=False)[0] == list(_MODEL_FILES):
+    content = {name: inside.read_bytes(output, f"{source}/{name}") for name in _MODEL_FILES}
+    if all(_holds(output, f"{target}/{name}", content[name]) for name in _MODEL_FILES):
         return
-    fresh = target.with_name(".model.new")
+    fresh = output / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
     for name in _MODEL_FILES:
-        write_atomically(fresh / name, (source / name).read_bytes(), new_attempt())
-    if target.exists():
-        shutil.rmtree(target)
-    fresh.rename(target)
+        write_atomically(fresh / name, content[name], new_attempt(), root=output)
+    # Removes no link, nor through one.
+    if (output / target).exists():
+        shutil.rmtree(output / target)
+    fresh.rename(output / target)
+
+
+def _holds(root: Path, path: str, content: bytes) -> bool:
+    try:
+        return inside.read_bytes(root, path) == content
+    except FileNotFoundError:
+        return False

@@ -20,7 +20,7 @@ from emsmine.lines import unpacked_lines
 from emsmine.mining.evaluate import bootstrap_interval, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.text import dedup_key, sanitise
 from emsmine.pipelines.evaluation import encoder_fields
-from emsmine.pipelines.files import AtomicFile, matches_hash, new_attempt, sync_directory
+from emsmine.pipelines.files import AtomicFile, new_attempt, sync_directory
 from emsmine.pipelines.parquet import read_table
 from emsmine.pipelines.stages.base import pair_folder
 from emsmine.pipelines.stages.export import in_export_order
@@ -164,13 +164,12 @@ def _ranked(store: Store, pair: tuple[str, str]) -> Iterator[tuple[float, str, s
     """Yield margin and both texts of the kept pairs in the order of the exported files."""
     tables = []
     for ref in store.outputs("filter", "filter", f"pairs/{pair_folder(pair)}"):
-        good, found = matches_hash(store.root / ref.path, ref.sha256)
-        if not good:
+        try:
+            tables.append(read_table(store.verified(ref), None))
+        except CorruptOutputError as error:
             raise CorruptOutputError(
-                f"bootstrap: {store.root / ref.path} does not match its manifest: SHA-256 expected {ref.sha256[:12]}, "
-                f"found {found[:12]}; delete {store.root} and run the same command again"
-            )
-        tables.append(read_table(store.root / ref.path, None))
+                f"bootstrap: {error}; or delete {store.root} and run the same command again"
+            ) from error
     keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
     table = pa.concat_tables(tables).sort_by(keys)
     table, _, _ = in_export_order(table, *pair)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from emsmine.errors import StaleOutputError
-from emsmine.pipelines.files import hash_file, new_attempt, write_atomically
+from emsmine.pipelines import inside
+from emsmine.pipelines.files import hash_inside, new_attempt, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Round:
     def save(self, folder: Path) -> None:
         """Write the record: the round is finished."""
         body = asdict(self)
-        write_atomically(folder / ROUND_NAME, _encode({**body, "checksum": _checksum(body)}), new_attempt())
+        content = _encode({**body, "checksum": _checksum(body)})
+        write_atomically(folder / ROUND_NAME, content, new_attempt(), root=folder)
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
@@ -63,12 +65,13 @@ def load_round(folder: Path, previous: str) -> Round | None:
 
     Raises:
         StaleOutputError: the round was made from another round before it.
+        ForeignPathError: the folder holds links, or the record names a path that leads out of it.
     """
     path = folder / ROUND_NAME
-    if not path.exists():
+    if not inside.exists(folder, ROUND_NAME):
         return None
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads(inside.read_bytes(folder, ROUND_NAME))
         if body.pop("checksum") != _checksum(body):
             raise ValueError("its checksum is wrong")
         record = Round(**body)
@@ -81,7 +84,7 @@ def load_round(folder: Path, previous: str) -> Round | None:
             f"{previous[:12]}); delete it and the rounds after it, then run the same command again"
         )
     for name, expected in record.files.items():
-        found = hash_file(folder / name)[0] if (folder / name).exists() else "no file"
+        found = hash_inside(folder, name)[0] if inside.exists(folder, name) else "no file"
         if found != expected:
             logger.warning("%s runs again: %s does not match %s", folder.name, folder / name, ROUND_NAME)
             return None
@@ -90,7 +93,7 @@ def load_round(folder: Path, previous: str) -> Round | None:
 
 def record_hash(folder: Path) -> str:
     """Return the SHA-256 of a round's record."""
-    return hash_file(folder / ROUND_NAME)[0]
+    return hash_inside(folder, ROUND_NAME)[0]
 
 
 def best_round(rounds: Sequence[Round]) -> Round:

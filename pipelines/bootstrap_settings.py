@@ -10,6 +10,7 @@ from typing import Any
 
 from emsmine.encoder.training_config import TrainingConfig, build_table
 from emsmine.errors import ConfigError, CorruptOutputError, StaleOutputError
+from emsmine.pipelines import inside
 from emsmine.pipelines.files import new_attempt, write_atomically
 from emsmine.pipelines.settings import STAGE_SETTINGS, Settings, build_settings, read_config
 from emsmine.pipelines.tasks import JSON
@@ -169,16 +170,17 @@ def compare_state(output: Path, now: Mapping[str, JSON]) -> None:
         StaleOutputError: they differ; the message names each.
         CorruptOutputError: the note is damaged.
         ConfigError: the folder holds something else.
+        ForeignPathError: the note is a link or no plain file.
     """
     path = output / STATE_NAME
     content = json.dumps(now, indent=1, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
-    if not path.exists():
+    if not inside.exists(output, STATE_NAME):
         if (output / "model").exists():
             raise ConfigError(f"bootstrap: {output} holds the model of something else; choose another bootstrap.output")
-        write_atomically(path, content, new_attempt())
+        write_atomically(path, content, new_attempt(), root=output)
         return
     try:
-        before = json.loads(path.read_bytes())
+        before = json.loads(inside.read_bytes(output, STATE_NAME))
         plain = json.loads(content)
         changed = [
             f"{key} {_short(before.get(key))} -> {_short(value)}"

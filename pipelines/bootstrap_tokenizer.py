@@ -57,7 +57,7 @@ def tokenizer_sample(
         first = len(texts)
         for ref in refs:
             rows = [row - first for row in drawn if first <= row < first + ref.rows]
-            found += read_table(text.root / ref.path, ["text"])["text"].take(rows).to_pylist() if rows else []
+            found += read_table(text.verified(ref), ["text"])["text"].take(rows).to_pylist() if rows else []
             first += ref.rows
         yield lang, [sentence for sentence in found if len(sentence) < _MAX_CHARS]
 
@@ -79,7 +79,7 @@ def train_shared_tokenizer(
     publish_tokenizer(trained_tokenizer(sentences, settings), path)
 
 
-def publish_tokenizer(model: bytes, path: Path) -> None:
-    """Write a tokeniser and its hash as a training takes them up."""
+def publish_tokenizer(model: bytes, path: Path, root: Path | None = None) -> None:
+    """Write a tokeniser and its hash as a training takes them up; below `root` no link is followed."""
     for file, content in tokenizer_files(model, path):
-        write_atomically(file, content, new_attempt())
+        write_atomically(file, content, new_attempt(), root=root)

@@ -34,6 +34,7 @@ _COMMANDS = {
     "export": ("emsmine.pipelines.cli_run", "Stage 9: write TSV, Moses, Parquet, JSONL."),
     "plan": ("emsmine.pipelines.cli_plan", "Say what a search will take, and whether this machine can do it."),
     "report": ("emsmine.pipelines.cli_run", "Print the funnel of a run directory."),
+    "verify": ("emsmine.pipelines.cli_run", "Check every file of a run directory by its hash."),
     "eval": ("emsmine.pipelines.cli_eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
     "train": ("emsmine.pipelines.cli_train", "Train an EMS encoder from a TOML configuration."),
     "bootstrap": ("emsmine.pipelines.cli_bootstrap", "Train and mine in rounds, from a small seed and plain text."),

@@ -16,7 +16,7 @@ from emsmine.pipelines.cli_options import (
     stage_options,
     workers_option,
 )
-from emsmine.pipelines.settings import build_settings, parse_pairs, read_config
+from emsmine.pipelines.settings import build_settings, parse_pairs, read_saved_config
 from emsmine.pipelines.streams import echo
 
 _STAGES = ("langid", "encode", "index", "search")
@@ -63,12 +63,10 @@ def plan(
     from emsmine.pipelines.plan_run import encoder_dim, plan_and_measure, request_from_run
     from emsmine.pipelines.plan_text import as_json as plan_as_json
     from emsmine.pipelines.plan_text import format_plan
-    from emsmine.pipelines.run import CONFIG_NAME
     from emsmine.pipelines.store import Store
 
     folder = output_path(output) if output is not None else Path()
-    saved = folder / CONFIG_NAME
-    base = read_config(saved) if output is not None and saved.exists() else {}
+    base = read_saved_config(folder) if output is not None else {}
     settings = build_settings(base, overrides(_STAGES, given), pairs=parse_pairs(list(pairs)), reuse=reuse)
     if output is not None and source_rows is None and target_rows is None:
         request = request_from_run(Store(folder), settings, workers, dim=dim, shard_rows=given["shard_rows"])

@@ -1,4 +1,4 @@
-"""Commands on a run directory: `run`, one per stage, `report`, `langs`."""
+"""Commands on a run directory: `run`, one per stage, `report`, `verify`, `langs`."""
 
 import dataclasses
 import json
@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from emsmine import languages
-from emsmine.errors import ConfigError
+from emsmine.display import printable
+from emsmine.errors import ConfigError, CorruptOutputError
 from emsmine.outputs import check_output_folder
 from emsmine.pipelines.cli_options import (
     Command,
@@ -22,10 +23,20 @@ from emsmine.pipelines.cli_options import (
     stage_options,
     workers_option,
 )
-from emsmine.pipelines.layout import WRITTEN
-from emsmine.pipelines.settings import Settings, build_settings, parse_pairs, read_config, to_toml
+from emsmine.pipelines.layout import CONFIG_NAME, WRITTEN
+from emsmine.pipelines.settings import (
+    Settings,
+    build_settings,
+    parse_pairs,
+    read_config,
+    read_saved_config,
+    to_toml,
+)
 from emsmine.pipelines.stages import STAGE_NAMES
 from emsmine.pipelines.streams import echo
+
+if TYPE_CHECKING:
+    from emsmine.pipelines.run import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +47,7 @@ def _settings(
     output: Path | None, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
 ) -> Settings:
     """Combine the given configuration (or the one saved in the run directory), inputs, pairs and flags."""
-    from emsmine.pipelines.run import CONFIG_NAME
-
-    saved = output / CONFIG_NAME if output else None
-    base = read_config(Path(config)) if config else read_config(saved) if saved and saved.exists() else {}
+    base = read_config(Path(config)) if config else read_saved_config(output) if output else {}
     settings = build_settings(
         base,
         overrides(STAGE_NAMES, given),
@@ -56,8 +64,6 @@ def _settings(
 
 def _check_paths(output: Path, config: str | None, settings: Settings, pairs: Sequence[str]) -> None:
     """Refuse results that would lie among the inputs, or replace a configuration that a person wrote."""
-    from emsmine.pipelines.run import CONFIG_NAME
-
     check_output_folder("run", "--output", output, settings.inputs, WRITTEN)
     saved = output / CONFIG_NAME
     if config and saved.exists() and saved.samefile(config):
@@ -91,28 +97,46 @@ def _absolute(path: str) -> str:
 
 
 def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.run import run_stages
+
+    run_stages(output, settings, stages, _run_options(given))
+
+
+def _run_options(given: dict[str, Any]) -> "RunOptions":
     from emsmine.pipelines.machine import Limits
-    from emsmine.pipelines.run import RunOptions, run_stages
+    from emsmine.pipelines.run import RunOptions
     from emsmine.pipelines.tasks import Runtime
 
     redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
     workers, device = given["workers"], given["device"]
     limits = Limits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
-    options = RunOptions(
+    return RunOptions(
         workers=workers,
         runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),
         redo=redo,
-        dry_run=bool(given.get("dry_run")),
         limits=limits,
     )
-    run_stages(output, settings, stages, options)
+
+
+def _print_preview(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.dry_run import format_preview, preview
+
+    found = preview(output, settings, stages, _run_options(given))
+    echo(printable(format_preview(found), lines=True))
+    if found.refusal is not None:
+        raise found.refusal
 
 
 def _print_funnel(output: Path) -> None:
-    from emsmine.pipelines.report import format_funnel, funnel
+    from emsmine.pipelines.report import doubts, format_funnel, funnel
+    from emsmine.pipelines.stat_cache import StatCache
     from emsmine.pipelines.store import Store
+    from emsmine.pipelines.verify import verify
 
-    echo(format_funnel(funnel(Store(output))))
+    store = Store(output)
+    rows = funnel(store)
+    found = verify(store.root, os.cpu_count() or 1, StatCache(store.root))
+    echo(format_funnel(rows, doubts(store, found)))
 
 
 _output = click.option(
@@ -160,10 +184,12 @@ def run(
         raise click.UsageError(
             f"Missing {' and '.join(missing)}, as in: emsmine run crawl/*.warc.gz --pairs de-en --output out"
         )
+    if given["dry_run"]:
+        _print_preview(settings, folder, stages, given)
+        return
     _run(settings, folder, stages, given)
-    if not given["dry_run"]:
-        _print_funnel(folder)
-        _close(folder, settings, until)
+    _print_funnel(folder)
+    _close(folder, settings, until)
 
 
 def _stage_command(name: str) -> click.Command:
@@ -191,7 +217,10 @@ def _stage_command(name: str) -> click.Command:
 @click.argument("output", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(output: str, as_json: bool) -> None:
-    """Print the funnel of a run directory: what came in, what was dropped and why, what came out."""
+    """Print the funnel of a run directory: what came in, what was dropped and why, what came out.
+
+    Only what is verified is shown, and what is missing for a complete run is said.
+    """
     from emsmine.pipelines.report import funnel
     from emsmine.pipelines.store import Store
 
@@ -200,6 +229,34 @@ def report(output: str, as_json: bool) -> None:
         echo(json.dumps(rows, indent=1))
     else:
         _print_funnel(output_path(output))
+
+
+@click.command("verify", cls=Command)
+@click.argument("output", metavar="DIR")
+@workers_option
+def verify(output: str, workers: int) -> None:
+    """Check a run directory: every manifest, and every file by its hash. Changes nothing.
+
+    Prints a line for each problem, with the next step, and a summary; exits with 1 if there is a problem.
+    """
+    from emsmine.pipelines.lock import lock_holder
+    from emsmine.pipelines.plan import size
+    from emsmine.pipelines.store import Store
+    from emsmine.pipelines.verify import format_problem, verify
+
+    root = Store(output_path(output)).root
+    found = verify(root, workers)
+    holder = lock_holder(root)
+    if holder is not None:
+        logger.warning("%s", printable(f"in use by {holder}: what it is writing now may be named below"))
+    for problem in found.problems:
+        echo(printable(format_problem(problem)))
+    if found.unfinished:
+        echo(f"not finished: {', '.join(found.unfinished)} (to continue: emsmine run -o DIR)")
+    verdict = f"{len(found.problems)} problems" if found.problems else "no problem"
+    echo(f"{found.num_tasks} tasks, {found.num_files} files, {size(found.num_bytes)} verified: {verdict}")
+    if found.problems:
+        raise CorruptOutputError(f"verify: {root} is not whole: {verdict}; each line above ends with the next step")
 
 
 @click.command("langs", cls=Command)
@@ -212,4 +269,4 @@ def langs(codes: tuple[str, ...]) -> None:
 
 
 COMMANDS |= {name: _stage_command(name) for name in STAGE_NAMES}
-COMMANDS |= {"run": run, "report": report, "langs": langs}
+COMMANDS |= {"run": run, "report": report, "verify": verify, "langs": langs}

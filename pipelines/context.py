@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +18,8 @@ import pyarrow as pa
 
 from emsmine.errors import AccountingError, CorruptOutputError, InputError
 from emsmine.pipelines import layout
-from emsmine.pipelines.files import AtomicFile, matches_hash, new_attempt
-from emsmine.pipelines.manifests import TaskManifest
+from emsmine.pipelines.files import AtomicFile, matches_hash, matches_inside, new_attempt
+from emsmine.pipelines.manifests import RESERVED, TaskManifest, rejects_path
 from emsmine.pipelines.parquet import ROW_GROUP_ROWS, ParquetSink, read_batches, read_slice, read_table
 from emsmine.pipelines.publish import publish_task
 from emsmine.pipelines.tasks import (
@@ -164,7 +165,9 @@ class TaskContext:
         Raises:
             CorruptOutputError: a manifest is missing or damaged.
         """
-        step = layout.load_step_manifest(self._root, self._verified(ref))
+        self._verified(ref)
+        stage, _, step_name = ref.path.removeprefix("manifests/").removesuffix(".json").partition(".")
+        step = layout.load_step_manifest(self._root, stage, step_name)
         refs = layout.select_outputs(layout.load_listed(self._root, step), dataset)
         self._readable = self._readable.union(refs)
         return refs
@@ -200,7 +203,12 @@ class TaskContext:
         self._check_declared(ref)
         path = self._root / ref.path
         try:
-            good, found = matches_hash(path, ref.sha256)
+            # An absolute path is one of an earlier run, checked when it was planned (`EarlierRun.external`).
+            good, found = (
+                matches_hash(path, ref.sha256)
+                if Path(ref.path).is_absolute()
+                else matches_inside(self._root, ref.path, ref.sha256)
+            )
         except FileNotFoundError:
             good, found = False, "no file"
         if not good:
@@ -269,14 +277,14 @@ class TaskContext:
 
     def _open(self, path: str, *, rows: int | None, counted: bool) -> AtomicFile:
         check_relative_path(path, "output file")
-        if path.split("/")[0] in layout.RESERVED:
+        if path.split("/")[0] in RESERVED:
             raise ValueError(f"{self.spec.task_id}: output {path} would lie among the store's own files")
         return self._open_unchecked(path, rows=rows, counted=counted)
 
     def _open_unchecked(self, path: str, *, rows: int | None, counted: bool) -> AtomicFile:
         if path in self._files:
             raise ValueError(f"{self.spec.task_id}: output {path} is opened twice")
-        file = AtomicFile(self._root / path, self._attempt, rows)
+        file = AtomicFile(self._root / path, self._attempt, rows, root=self._root)
         self._files[path] = file
         if counted:
             self._counted.add(path)
@@ -339,11 +347,14 @@ class TaskContext:
                 raise ValueError(f"{self.spec.task_id}: output {path} {fault} before the task ended")
         manifest = self._manifest()
         published = publish_task(self._root, manifest, self._files, self._attempt)
-        self._report = published.report(skipped=False, seconds=time.monotonic() - self._started)
+        report = published.report(skipped=False, seconds=time.monotonic() - self._started)
+        # Where another attempt was first, its files stand.
+        own = self._files.items() if published is manifest else ()
+        self._report = replace(report, identities={path: file.identity for path, file in own if file.identity})
 
     def _write_rejects(self) -> None:
         if self._rejects:
-            file = self._open_unchecked(layout.rejects_path(self.spec), rows=0, counted=False)
+            file = self._open_unchecked(rejects_path(self.spec), rows=0, counted=False)
             sink = ParquetSink(file, REJECTS_SCHEMA)
             self._sinks.append(sink)
             columns = [pa.array(column, pa.string()) for column in zip(*self._rejects, strict=True)]

@@ -2,19 +2,20 @@
 
 A file is written under a temporary name that belongs to one attempt, flushed to the disk, and only then renamed to its
 own name. Everything goes through `os.open`, `os.write`, `os.fsync` and `os.replace`, so that the fault tests can make
-any single call fail.
+any single call fail. Every `OSError` names the file.
 """
 
-import errno
 import hashlib
 import io
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from emsmine.pipelines import inside
+from emsmine.pipelines.inside import naming
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -38,43 +39,26 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the path into an OSError that carries none or that of a temporary file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
 def sync_directory(path: Path) -> None:
     """Make the names in a folder durable.
 
     Raises:
         OSError: the folder cannot be flushed (file systems that do not know the operation are let pass).
     """
-    with _naming(path):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(handle)
+    inside.sync_folder(path)
 
 
-def sync_directories(paths: Iterable[Path]) -> None:
-    """Make the names in the parent folders of some files durable, each folder once."""
-    for folder in sorted({path.parent for path in paths}):
-        sync_directory(folder)
+def sync_folders_of(root: Path, paths: Iterable[str]) -> None:
+    """Make the names in the folders of some files below a root durable, each folder once."""
+    for folder in sorted({path.rpartition("/")[0] for path in paths}):
+        inside.sync_folder(root, folder)
 
 
 def make_directory(path: Path) -> None:
     """Create a folder and its missing parents durably."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
-        with _naming(folder):
+        with naming(folder):
             folder.mkdir(exist_ok=True)
         sync_directory(folder.parent)
 
@@ -86,22 +70,35 @@ class AtomicFile(io.BufferedIOBase):
         path: the final name; its folder is created.
         attempt: see `new_attempt`.
         rows: number of rows or lines; may be set later as the attribute of that name.
+        root: the folder that the user gave; no link below it is followed. Default: the folder of `path`, whose name may
+            then be that of a link, which is replaced.
+
+    Raises:
+        ForeignPathError: a link, or what is no file, stands in the way below `root`.
     """
 
-    def __init__(self, path: Path, attempt: str, rows: int | None = None) -> None:
+    def __init__(self, path: Path, attempt: str, rows: int | None = None, *, root: Path | None = None) -> None:
         super().__init__()
         self.path = path
+        self.root = root or path.parent
+        self.identity: tuple[int, int] | None = None
+        """Once closed: inode and mtime, which tell this file from one that was put in its place."""
         self.rows = rows
         self.size = 0
         self.complete = False
-        self._temporary = temporary_path(path, attempt)
+        self._relative = path.relative_to(self.root).as_posix()
+        self._temporary = temporary_path(path, attempt).relative_to(self.root).as_posix()
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         self._handle: int | None = None
         self._discarded = False
-        make_directory(path.parent)
-        with _naming(path):
-            self._handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        make_directory(self.root)
+        if root is not None:
+            if "/" in self._relative:
+                inside.make_folders(root, self._relative.rpartition("/")[0])
+            inside.exists(root, self._relative)
+        with naming(path):
+            self._handle = inside.create(self.root, self._temporary)
 
     @property
     def name(self) -> str:
@@ -138,7 +135,7 @@ class AtomicFile(io.BufferedIOBase):
         return length
 
     def _drain(self) -> None:
-        with _naming(self.path):
+        with naming(self.path):
             while self._buffer and self._handle is not None:
                 written = os.write(self._handle, self._buffer)
                 del self._buffer[:written]
@@ -151,12 +148,15 @@ class AtomicFile(io.BufferedIOBase):
         if self._handle is not None:
             try:
                 self._drain()
-                with _naming(self.path):
+                with naming(self.path):
                     os.fsync(self._handle)
+                    found = os.fstat(self._handle)
+                self.identity = found.st_ino, found.st_mtime_ns
                 self.complete = True
             finally:
                 handle, self._handle = self._handle, None
-                os.close(handle)
+                with naming(self.path):
+                    os.close(handle)
         super().close()
 
     def sha256(self) -> str:
@@ -167,8 +167,7 @@ class AtomicFile(io.BufferedIOBase):
         """Give the file its name, replacing what was there. The folder is not flushed, see `sync_directories`."""
         if not self.complete:
             raise ValueError(f"publish of {self.path} before it was closed without error")
-        with _naming(self.path):
-            os.replace(self._temporary, self.path)
+        inside.replace(self.root, self._temporary, self._relative)
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one. Later writes are ignored."""
@@ -177,14 +176,22 @@ class AtomicFile(io.BufferedIOBase):
         handle, self._handle = self._handle, None
         try:
             if handle is not None:
-                os.close(handle)
+                with naming(self.path):
+                    os.close(handle)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            inside.unlink(self.root, self._temporary)
 
 
-def write_atomically(path: Path, data: bytes, attempt: str) -> None:
-    """Write a small file durably: it holds either its old content or all of `data`, whatever happens."""
-    file = AtomicFile(path, attempt)
+def write_atomically(path: Path, data: bytes, attempt: str, *, root: Path | None = None) -> None:
+    """Write a small file durably: it holds either its old content or all of `data`, whatever happens.
+
+    Args:
+        path: the file; its folder is created.
+        data: all of it.
+        attempt: see `new_attempt`.
+        root: the folder that the user gave, below which no link is followed; see `AtomicFile`.
+    """
+    file = AtomicFile(path, attempt, root=root)
     try:
         file.write(data)
         file.close()
@@ -192,7 +199,7 @@ def write_atomically(path: Path, data: bytes, attempt: str) -> None:
     except BaseException:
         file.discard()
         raise
-    sync_directory(path.parent)
+    sync_folders_of(file.root, [path.relative_to(file.root).as_posix()])
 
 
 def hash_file(path: str | Path) -> tuple[str, int]:
@@ -214,8 +221,20 @@ def hash_file(path: str | Path) -> tuple[str, int]:
 
         with open_binary(str(path)) as remote:
             return _hash_stream(remote)
-    with open(path, "rb") as local:
+    with open(path, "rb") as local, naming(Path(path)):
         return _hash_stream(local)
+
+
+def hash_inside(root: Path, relative: str) -> tuple[str, int]:
+    """Hash a file below a folder, following no link: SHA-256 in hex, and the number of bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ForeignPathError: it is no plain file, or behind a link.
+        OSError: it cannot be read.
+    """
+    with inside.open_to_read(root, relative) as stream, naming(root / relative):
+        return _hash_stream(stream)
 
 
 def _hash_stream(stream: io.BufferedIOBase | BinaryIO) -> tuple[str, int]:
@@ -242,14 +261,32 @@ def matches_hash(path: str | Path, sha256: str) -> tuple[bool, str]:
     Raises:
         OSError: the file cannot be read.
     """
-    key = None
-    if "://" not in str(path):
-        # Inode, size and mtime tell a replaced file from the one that was checked; they decide nothing else.
-        stat = os.stat(path)
-        key = (str(path), sha256, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if key in _verified:
-            return True, sha256
-    found, _ = hash_file(path)
-    if found == sha256 and key is not None:
+    if "://" in str(path):
+        found, _ = hash_file(path)
+        return found == sha256, found
+    with open(path, "rb") as stream, naming(Path(path)):
+        return _matches(stream, str(path), sha256)
+
+
+def matches_inside(root: Path, relative: str, sha256: str) -> tuple[bool, str]:
+    """Like `matches_hash`, for a file below a folder, following no link.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ForeignPathError: it is no plain file, or behind a link.
+        OSError: it cannot be read.
+    """
+    with inside.open_to_read(root, relative) as stream, naming(root / relative):
+        return _matches(stream, str(root / relative), sha256)
+
+
+def _matches(stream: BinaryIO, name: str, sha256: str) -> tuple[bool, str]:
+    # Inode, size and mtime tell a replaced file from the one that was checked; they decide nothing else.
+    state = os.fstat(stream.fileno())
+    key = (name, sha256, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key in _verified:
+        return True, sha256
+    found, _ = _hash_stream(stream)
+    if found == sha256:
         _verified.add(key)
     return found == sha256, found

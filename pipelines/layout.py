@@ -1,6 +1,9 @@
 """Where things lie in a run directory, and the reading of its manifests.
 
 DIR/emsmine.lock
+DIR/emsmine.stat                                  what was verified here already, see `stat_cache`
+DIR/config.toml                                   settings of the last run
+DIR/logs/
 DIR/<dataset>/<name>.parquet                      documents/00003.parquet, sentences/eng_Latn/00003.parquet
 DIR/rejects/<stage>.<step>/<partition>.parquet    dropped rows with their reasons
 DIR/manifests/<stage>.<step>/<partition>.json     one per finished task
@@ -9,28 +12,22 @@ DIR/manifests/<stage>.<step>.json                 one per finished step
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from emsmine.errors import CorruptOutputError
+from emsmine.errors import CorruptOutputError, ForeignPathError
+from emsmine.pipelines import inside
 from emsmine.pipelines.files import is_temporary
-from emsmine.pipelines.manifests import StepManifest, TaskManifest
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.manifests import RESERVED, StepManifest, TaskManifest
+from emsmine.pipelines.tasks import FileRef
 
-LOCK_NAME = "emsmine.lock"
-RESERVED = ("manifests", "rejects", LOCK_NAME)
+LOCK_NAME, STAT_NAME, CONFIG_NAME, LOG_NAME = "emsmine.lock", "emsmine.stat", "config.toml", "logs/steps.jsonl"
 WRITTEN = (
     *("audit", "distinct", "documents", "duplicates", "embeddings", "export", "held", "index", "known", "logs"),
     *("neighbours", "occurrences", "pairs", "samples", "segments", "selected", "sentences", "signatures", "tiles"),
     *("tuning", "config.toml", "emsmine.*", *RESERVED),
 )
 """All that a run writes at the top of its directory."""
-
-
-def rejects_path(spec: TaskSpec) -> str:
-    """Return the path of a task's rejects, relative to the run directory."""
-    return f"rejects/{spec.stage}.{spec.step}/{spec.partition}.parquet"
 
 
 def task_manifest_path(stage: str, step: str, partition: str) -> str:
@@ -43,18 +40,15 @@ def step_manifest_path(stage: str, step: str) -> str:
     return f"manifests/{stage}.{step}.json"
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """List all files under a folder in sorted order; none if there is no folder."""
-    for current, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(current, name)
-
-
-def existing_task_manifests(root: Path, stage: str, step: str) -> list[Path]:
-    """List the task manifests of a step that exist, whether they count or not."""
-    files = walk_files(root / f"manifests/{stage}.{step}")
-    return [path for path in files if path.suffix == ".json" and not is_temporary(path.name)]
+def existing_task_manifests(root: Path, stage: str, step: str) -> list[str]:
+    """List the partitions of a step whose task manifests exist, whether they count or not, sorted by path."""
+    folder = f"manifests/{stage}.{step}"
+    found = [path for path in inside.walk(root, folder) if path.endswith(".json")]
+    return [
+        path.removeprefix(f"{folder}/").removesuffix(".json")
+        for path in found
+        if not is_temporary(path.rpartition("/")[2])
+    ]
 
 
 def load_task_manifest(root: Path, stage: str, step: str, partition: str) -> TaskManifest:
@@ -63,27 +57,30 @@ def load_task_manifest(root: Path, stage: str, step: str, partition: str) -> Tas
     Raises:
         FileNotFoundError: there is none.
         CorruptOutputError: it is damaged, or belongs to another task.
+        ForeignPathError: it is no plain file, or names a path outside the run directory.
     """
-    path = root / task_manifest_path(stage, step, partition)
-    manifest = TaskManifest.decode(path.read_bytes(), str(path))
+    path = task_manifest_path(stage, step, partition)
+    manifest = TaskManifest.decode(inside.read_bytes(root, path), str(root / path))
     if manifest.spec.task_id != f"{stage}.{step}/{partition}":
         raise CorruptOutputError(
-            f"manifest {path} belongs to the task {manifest.spec.task_id}; rerun with --redo {stage}"
+            f"manifest {root / path} belongs to the task {manifest.spec.task_id}; rerun with --redo {stage}"
         )
     return manifest
 
 
-def load_step_manifest(root: Path, path: Path) -> StepManifest:
+def load_step_manifest(root: Path, stage: str, step: str) -> StepManifest:
     """Read a step manifest.
 
     Raises:
         FileNotFoundError: there is none.
         CorruptOutputError: it is damaged, or belongs to another step.
+        ForeignPathError: it is no plain file, or names a path outside the run directory.
     """
-    manifest = StepManifest.decode(path.read_bytes(), str(path))
-    if root / step_manifest_path(manifest.stage, manifest.step) != path:
+    path = step_manifest_path(stage, step)
+    manifest = StepManifest.decode(inside.read_bytes(root, path), str(root / path))
+    if (manifest.stage, manifest.step) != (stage, step):
         raise CorruptOutputError(
-            f"manifest {path} belongs to {manifest.stage}.{manifest.step}; rerun with --redo STAGE"
+            f"manifest {root / path} belongs to {manifest.stage}.{manifest.step}; rerun with --redo {stage}"
         )
     return manifest
 
@@ -93,31 +90,32 @@ def load_listed(root: Path, step: StepManifest) -> list[TaskManifest]:
 
     Raises:
         CorruptOutputError: one is missing, or is not the one listed.
+        ForeignPathError: one is no plain file, or names a path outside the run directory.
     """
     manifests = []
     for partition, expected in step.tasks.items():
-        path = root / task_manifest_path(step.stage, step.step, partition)
+        path = task_manifest_path(step.stage, step.step, partition)
         try:
-            data = path.read_bytes()
+            data = inside.read_bytes(root, path)
         except FileNotFoundError:
             data = b""
         if hashlib.sha256(data).hexdigest() != expected:
             raise CorruptOutputError(
-                f"manifest {path} is {'damaged' if data else 'missing'}: SHA-256 expected {expected[:12]}, found "
-                f"{hashlib.sha256(data).hexdigest()[:12]}; rerun with --redo {step.stage}"
+                f"manifest {root / path} is {'damaged' if data else 'missing'}: SHA-256 expected {expected[:12]}, "
+                f"found {hashlib.sha256(data).hexdigest()[:12]}; rerun with --redo {step.stage}"
             )
-        manifests.append(TaskManifest.decode(data, str(path)))
+        manifests.append(TaskManifest.decode(data, str(root / path)))
     return manifests
 
 
 def stage_that_made(root: Path, output: str) -> str:
     """Name the stage whose manifest lists an output, for messages; `STAGE` if none that is readable does."""
-    for path in sorted((root / "manifests").rglob("*.json")):
+    for path in inside.walk(root, "manifests"):
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = json.loads(inside.read_bytes(root, path))
             if any(written["path"] == output for written in manifest["outputs"]):
                 return str(manifest["stage"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ForeignPathError):
             continue
     return "STAGE"
 

@@ -17,7 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emsmine.errors import ConfigError, DirectoryInUseError
+from emsmine.pipelines import inside
+from emsmine.pipelines.inside import naming
 from emsmine.pipelines.layout import LOCK_NAME
+
+_MAX_DESCRIPTION = 1 << 16
 
 
 @contextmanager
@@ -31,17 +35,18 @@ def run_lock(root: str | Path, purpose: str) -> Iterator[None]:
     Raises:
         DirectoryInUseError: another process holds it; the message names its pid, host and command.
         ConfigError: the file system of `root` has no locks.
+        ForeignPathError: its lock file is a link or no plain file.
     """
     folder = Path(root).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     # Python's file descriptors are not inherited by spawned workers, so the lock is this process's alone.
-    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    handle = inside.open_in_place(folder, LOCK_NAME, os.O_RDWR)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(handle)
         except BlockingIOError:
             raise DirectoryInUseError(
-                f"output directory {folder} is in use by {_describe_holder(folder / LOCK_NAME)}; "
+                f"output directory {folder} is in use by {_describe_holder(handle)}; "
                 "wait for it to end, stop it, or choose another output directory"
             ) from None
         except OSError as error:
@@ -51,14 +56,46 @@ def run_lock(root: str | Path, purpose: str) -> Iterator[None]:
                     "choose a local disk"
                 ) from error
             raise
-        _describe_self(handle, purpose)
+        with naming(folder / LOCK_NAME):
+            _describe_self(handle, purpose)
         try:
             yield
         finally:
-            os.ftruncate(handle, 0)
+            with naming(folder / LOCK_NAME):
+                os.ftruncate(handle, 0)
     finally:
         # The file stays: removing it would let a third process lock a new one beside a waiting second.
         os.close(handle)
+
+
+def lock_holder(root: Path) -> str | None:
+    """Describe the process that holds a run directory; None if none does. Writes nothing.
+
+    Raises:
+        ForeignPathError: its lock file is a link or no plain file.
+    """
+    try:
+        stream = inside.open_to_read(root, LOCK_NAME)
+    except FileNotFoundError:
+        return None
+    with stream:
+        try:
+            # Shared, so that several may look at once; given back as the file is closed.
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _describe_holder(stream.fileno())
+        except OSError:  # a file system without locks has no holder
+            return None
+    return None
+
+
+def _take(handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # One who only looks (`lock_holder`) is gone in a moment.
+        time.sleep(0.05)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _describe_self(handle: int, purpose: str) -> None:
@@ -73,15 +110,15 @@ def _describe_self(handle: int, purpose: str) -> None:
     os.pwrite(handle, json.dumps(holder).encode("ascii") + b"\n", 0)
 
 
-def _describe_holder(path: Path) -> str:
+def _describe_holder(handle: int) -> str:
     # The holder writes its description a moment after it got the lock.
     for _ in range(5):
         try:
-            holder = json.loads(path.read_bytes())
+            holder = json.loads(os.pread(handle, _MAX_DESCRIPTION, 0))
             return (
                 f"process {holder['pid']} on {holder['host']} ({holder['purpose']}: {holder['command']}, "
                 f"since {holder['started']})"
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             time.sleep(0.05)
     return "another process"

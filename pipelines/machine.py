@@ -4,8 +4,10 @@ Nothing here decides a result; it tells early what cannot fit (see `plan`).
 """
 
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,3 +157,18 @@ def multiplies_int8() -> bool:
     except ConfigError:
         return False
     return True
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has had.
+
+    Linux keeps it per program (`VmHWM`); `ru_maxrss` would also count what the launcher had when it started this one.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

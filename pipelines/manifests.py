@@ -6,12 +6,29 @@ is used. They hold no time, host or process number: the same work gives the same
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from emsmine.errors import ConfigError, CorruptOutputError
-from emsmine.pipelines.tasks import JSON, FileRef, OutputRef, TaskReport, TaskSpec, canonical_json
+from emsmine.errors import ConfigError, CorruptOutputError, ForeignPathError
+from emsmine.pipelines.tasks import (
+    JSON,
+    FileRef,
+    OutputRef,
+    TaskReport,
+    TaskSpec,
+    canonical_json,
+    check_relative_path,
+)
+
+RESERVED = ("manifests", "rejects", "logs", "emsmine.lock", "emsmine.stat", "config.toml")
+"""First parts of paths that no stage may write to: the store's own."""
+
+
+def rejects_path(spec: TaskSpec) -> str:
+    """Return the path of a task's rejects, relative to the run directory."""
+    return f"rejects/{spec.stage}.{spec.step}/{spec.partition}.parquet"
 
 
 @dataclass(frozen=True)
@@ -75,17 +92,28 @@ class TaskManifest:
             CorruptOutputError: the content is damaged.
         """
         body = _decode(data, where, cls)
-        spec = TaskSpec(
-            stage=body["stage"],
-            step=body["step"],
-            version=body["version"],
-            params=body["params"],
-            inputs=tuple(FileRef(**ref) for ref in body["inputs"]),
-            partition=body["partition"],
-        )
-        outputs = tuple(OutputRef(**output) for output in body["outputs"])
-        numbers = {key: body[key] for key in ("fingerprint", "rows_in", "rows_out", "dropped", "counters")}
-        return cls(spec=spec, outputs=outputs, **numbers)
+        with _checking(where):
+            _check_path(body["partition"], where, "partition")
+            spec = TaskSpec(
+                stage=body["stage"],
+                step=body["step"],
+                version=body["version"],
+                params=body["params"],
+                inputs=tuple(FileRef(**ref) for ref in body["inputs"]),
+                partition=body["partition"],
+            )
+            outputs = tuple(OutputRef(**output) for output in body["outputs"])
+            for output in outputs:
+                _check_output(output, spec, where)
+            for ref in (*spec.inputs, *(output.ref for output in outputs)):
+                _check_types([ref.path, ref.sha256], str)
+                _check_types([ref.rows], int)
+            numbers = {key: body[key] for key in ("fingerprint", "rows_in", "rows_out", "dropped", "counters")}
+            _check_types([spec.version, body["rows_in"], body["rows_out"], *body["dropped"].values()], int)
+            _check_types([output.bytes for output in outputs], int)
+            _check_types(body["counters"].values(), (int, float))
+            _check_types([body["fingerprint"]], str)
+            return cls(spec=spec, outputs=outputs, **numbers)
 
 
 @dataclass(frozen=True)
@@ -127,8 +155,13 @@ class StepManifest:
             CorruptOutputError: the content is damaged.
         """
         body = _decode(data, where, cls)
-        tasks = {task["partition"]: task["manifest_sha256"] for task in body["tasks"]}
-        return cls(body["stage"], body["step"], tasks, body["totals"], body["merkle_root"])
+        with _checking(where):
+            tasks = {task["partition"]: task["manifest_sha256"] for task in body["tasks"]}
+            for partition in tasks:
+                _check_path(partition, where, "partition")
+            _check_types([body["stage"], body["step"], body["merkle_root"], *tasks.values()], str)
+            _check_types([body["totals"]], dict)
+            return cls(body["stage"], body["step"], tasks, body["totals"], body["merkle_root"])
 
     @classmethod
     def build(cls, stage: str, step: str, manifests: Iterable[TaskManifest]) -> "StepManifest":
@@ -181,21 +214,62 @@ def _encode(body: dict[str, JSON]) -> bytes:
     return json.dumps(checked, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
 
 
-def _decode(data: bytes, where: str, kind: type[TaskManifest] | type[StepManifest]) -> dict[str, Any]:
-    def corrupt(reason: str) -> CorruptOutputError:
-        return CorruptOutputError(f"manifest {where} is damaged: {reason}; rerun its stage with --redo STAGE")
+def _corrupt(where: str, reason: str) -> CorruptOutputError:
+    return CorruptOutputError(f"manifest {where} is damaged: {reason}; rerun its stage with --redo STAGE")
 
+
+@contextmanager
+def _checking(where: str) -> Iterator[None]:
+    """Turn what a manifest of other fields raises into one error: a right checksum says nothing about its maker."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as error:
+        raise _corrupt(where, f"not the fields that emsmine writes ({error!r})") from None
+
+
+def _check_types(values: Iterable[object], kind: type | tuple[type, ...]) -> None:
+    for value in values:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{value!r:.80} is of type {type(value).__name__}")
+
+
+def _check_path(path: object, where: str, what: str) -> None:
+    try:
+        check_relative_path(str(path), what)
+    except ConfigError:
+        raise _foreign(path, where, what) from None
+
+
+def _check_output(output: OutputRef, spec: TaskSpec, where: str) -> None:
+    """Refuse an output that no task of ours can have written: it would be read, replaced or removed."""
+    # The rejects of a task with the longest of names have an ending more.
+    if output.path == rejects_path(spec):
+        return
+    _check_path(output.path, where, "output")
+    if output.path.split("/")[0] in RESERVED:
+        raise _foreign(output.path, where, "output")
+
+
+def _foreign(path: object, where: str, what: str) -> ForeignPathError:
+    return ForeignPathError(
+        f"manifest {where} names the {what} {str(path)!r:.200}, which is none that emsmine writes inside a run "
+        "directory; nothing there was touched. It was not written by emsmine: delete that manifest, then run the same "
+        "command again, or choose another output directory"
+    )
+
+
+def _decode(data: bytes, where: str, kind: type[TaskManifest] | type[StepManifest]) -> dict[str, Any]:
     try:
         body = json.loads(data)
         found = body.pop("checksum")
         expected = hashlib.sha256(canonical_json(body)).hexdigest()
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ConfigError) as error:
-        raise corrupt(f"not the JSON that emsmine writes ({error})") from None
+        raise _corrupt(where, f"not the JSON that emsmine writes ({error})") from None
     if found != expected:
-        raise corrupt(f"its checksum says {str(found)[:12]}, its content {expected[:12]}")
+        raise _corrupt(where, f"its checksum says {str(found)[:12]}, its content {expected[:12]}")
     # A changed blank or line break leaves the values alone; still, bytes that we did not write are not ours.
     if _encode(body) != data:
-        raise corrupt("its layout differs from what emsmine writes")
+        raise _corrupt(where, "its layout differs from what emsmine writes")
     if ("fingerprint" in body) != (kind is TaskManifest):
-        raise corrupt(f"it is no {kind.__name__}")
+        raise _corrupt(where, f"it is no {kind.__name__}")
     return dict(body)

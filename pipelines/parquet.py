@@ -6,7 +6,7 @@ bits go unnoticed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,20 @@ def _schema_difference(expected: Any, found: Any) -> str:
     return "equal columns in another form"
 
 
+def _source(path: Path) -> AbstractContextManager[Any]:
+    """Return what pyarrow can open: it takes names in UTF-8 only, and reads them faster than a file of Python's."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return nullcontext(path)
+
+
 @contextmanager
 def _open_verified(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     """Open with page verification; turn what pyarrow raises on damage into CorruptOutputError."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with _source(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             absent = [name for name in columns or () if name not in file.schema_arrow.names]
             if absent:
                 raise InputError(f"{path} has no column {absent[0]!r}; it has {', '.join(file.schema_arrow.names)}")

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path, walk_files
+from emsmine.pipelines import inside
+from emsmine.pipelines.layout import existing_task_manifests
 from emsmine.pipelines.machine import (
     Limits,
     look_at_machine,
@@ -68,7 +69,7 @@ def request_from_run(
     vectors = [ref for shards in refs.values() for ref in shards if ref.path.startswith("embeddings/")]
     shards = {lang: tuple(ref.rows for ref in found) for lang, found in refs.items()}
     if vectors and dim is None:
-        described = embeddings_metadata(read_slice(store.root / vectors[0].path, 0, 0, ["sentence_id"]).schema)
+        described = embeddings_metadata(read_slice(store.verified(vectors[0]), 0, 0, ["sentence_id"]).schema)
         dim = int(described["dim"])
     done = _done(store, settings) if shard_rows is None else {}
     if shard_rows is not None:
@@ -85,7 +86,10 @@ def request_from_run(
         settings.search.audit_queries,
         workers,
         done,
-        {name: sum(path.stat().st_size for path in walk_files(store.root / name)) for name in _DATASETS},
+        {
+            name: sum(inside.file_stat(store.root, path).st_size for path in inside.walk(store.root, name))
+            for name in _DATASETS
+        },
     )
 
 
@@ -107,9 +111,8 @@ def _done(store: Store, settings: Settings) -> dict[str, int]:
     done: Counter[str] = Counter()
     for name in _STEPS:
         stage, step = name.split(".")
-        folder = store.root / step_manifest_path(stage, step).removesuffix(".json")
-        for path in existing_task_manifests(store.root, stage, step):
-            done[name] += path.relative_to(folder).parts[0].removesuffix(".json") in wanted
+        for partition in existing_task_manifests(store.root, stage, step):
+            done[name] += partition.split("/")[0] in wanted
     return dict(done)
 
 

@@ -1,13 +1,20 @@
 """The funnel: what came in, what was dropped and why, what came out, read from the manifests."""
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from emsmine import languages
-from emsmine.errors import InputError
+from emsmine.display import printable
+from emsmine.errors import CorruptOutputError, InputError, LanguageError
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
 from emsmine.pipelines.store import Store
 from emsmine.pipelines.suspicious import first_of_listing, is_listing, suspicious_counts
+from emsmine.pipelines.tasks import FileRef
+from emsmine.pipelines.verify import OF_RESULTS, Verification, format_problem
+
+logger = logging.getLogger(__name__)
 
 _NUM_SAMPLES, _SAMPLE_WIDTH = 3, 60
 
@@ -99,7 +106,7 @@ def _rows_of_step(store: Store, stage: str, step: str) -> list[FunnelRow]:
         counts[3].update({name: int(manifest.counters[name]) for name in _REUSED if name in manifest.counters})
         for output in manifest.outputs:
             if is_listing(output.path):
-                samples[group] = first_of_listing(store.root / output.path, _NUM_SAMPLES)
+                samples[group] = _samples(store, output.ref)
     return [
         FunnelRow(
             f"{stage}.{step}",
@@ -115,8 +122,34 @@ def _rows_of_step(store: Store, stage: str, step: str) -> list[FunnelRow]:
     ]
 
 
-def format_funnel(rows: list[FunnelRow]) -> str:
+def _samples(store: Store, ref: FileRef) -> list[dict[str, str]]:
+    """Return the first suspicious pairs of a listing; none, with a warning, if it is not the file that was written."""
+    try:
+        return first_of_listing(store.verified(ref), _NUM_SAMPLES)
+    except CorruptOutputError as error:
+        logger.warning("report: its samples are left out: %s", printable(str(error)))
+        return []
+
+
+def doubts(store: Store, found: Verification) -> list[str]:
+    """Say why the rows of a run directory are not all accounted for; nothing for a complete run whose files are whole.
+
+    Args:
+        store: the run directory.
+        found: what `verify` found there.
+    """
+    lines = [format_problem(problem) for problem in found.problems if problem.kind in OF_RESULTS]
+    for name, done in found.unfinished.items():
+        lines.append(f"unfinished {name}: {f'{done} tasks are done' if done else 'it has not run'}")
+    return [printable(line) for line in [*lines, *([f"to continue: emsmine run -o {store.root}"] if lines else [])]]
+
+
+def format_funnel(rows: list[FunnelRow], doubts: Sequence[str] = ()) -> str:
     """Lay the funnel out as text.
+
+    Args:
+        rows: of `funnel`.
+        doubts: of `doubts`; they take the place of the assurance that every row is accounted for.
 
     Reasons stand under the rows that they were dropped from, most frequent first; then, in the column of rows that
     came out, how many of those are suspicious or taken over from an earlier run. Samples of suspicious pairs stand at
@@ -134,16 +167,24 @@ def format_funnel(rows: list[FunnelRow]) -> str:
         lines += [f"{'':<12}{'suspicious: ' + reason:<40}{count:>24,}" for reason, count in row.suspicious.items()]
         lines += [f"{'':<12}{name.replace('_', ' '):<40}{count:>24,}" for name, count in row.reused.items()]
     good = all(row.adds_up for row in rows)
-    lines.append("every row is accounted for" if good else "ROWS ARE MISSING: this is a bug, please report it")
+    if not good:
+        lines.append("ROWS ARE MISSING: this is a bug, please report it")
+    elif doubts:
+        lines += ["NOT COMPLETE: the rows above add up, but", *(f"  {line}" for line in doubts)]
+    else:
+        lines.append("every row is accounted for")
     for row in rows:
         if row.samples:
             lines.append(f"suspicious, best margins of {_short_name(row.group)} (margin, cosine, reason, texts):")
             lines += [f"  {_one_line(sample)}" for sample in row.samples]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _short_name(group: str) -> str:
-    return "-".join(sorted(languages.short(code) for code in group.split("-"))) if group else ""
+    try:
+        return "-".join(sorted(languages.short(code) for code in group.split("-"))) if group else ""
+    except LanguageError:  # a partition of a manifest that is not ours
+        return group
 
 
 def _one_line(sample: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emsmine.errors import ConfigError
+from emsmine.pipelines import inside
 from emsmine.pipelines.files import AtomicFile, new_attempt
 from emsmine.pipelines.publish import find_task_manifest, publish_task
 from emsmine.pipelines.settings import Settings
@@ -65,7 +66,12 @@ class EarlierRun:
         self._shards: dict[str, list[EarlierShard]] = {}
 
     def external(self, ref: FileRef) -> FileRef:
-        """Name a file of the earlier run by its absolute path, as an input of a task of another run."""
+        """Name a file of the earlier run by its absolute path, as an input of a task of another run.
+
+        Raises:
+            ForeignPathError: it is no plain file, or behind a link.
+        """
+        inside.exists(self.root, ref.path)
         return FileRef(str(self.root / ref.path), ref.sha256, ref.rows)
 
     def shards(self, lang: str) -> list[EarlierShard]:
@@ -234,13 +240,13 @@ def _adopt(root: Path, earlier: Path, spec: TaskSpec) -> bool:
     files: dict[str, AtomicFile] = {}
     try:
         for output in manifest.outputs:
-            path = earlier / output.path
-            files[output.path] = file = AtomicFile(root / output.path, attempt, output.rows)
-            if path.is_file():
-                with path.open("rb") as source:
+            files[output.path] = file = AtomicFile(root / output.path, attempt, output.rows, root=root)
+            if inside.exists(earlier, output.path):
+                with inside.open_to_read(earlier, output.path) as source:
                     shutil.copyfileobj(source, file)
             file.close()
             if file.sha256() != output.sha256:
+                path = earlier / output.path
                 logger.warning("%s is damaged or missing; the task %s is run again here", path, spec.task_id)
                 return False
         publish_task(root, manifest, files, attempt)

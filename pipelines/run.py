@@ -8,31 +8,30 @@ import functools
 import json
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
+from emsmine.pipelines import inside
 from emsmine.pipelines.executor import Executor, LocalExecutor, OnProgress
 from emsmine.pipelines.files import new_attempt, write_atomically
-from emsmine.pipelines.layout import existing_task_manifests, step_manifest_path
+from emsmine.pipelines.layout import CONFIG_NAME, LOG_NAME, existing_task_manifests
 from emsmine.pipelines.lock import run_lock
-from emsmine.pipelines.machine import Limits
+from emsmine.pipelines.machine import Limits, peak_rss_bytes
 from emsmine.pipelines.plan_run import NO_LIMITS, check_search
 from emsmine.pipelines.progress import StepProgress
 from emsmine.pipelines.reuse import adopt_finished, check_reuse
 from emsmine.pipelines.settings import Settings, to_toml
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
-from emsmine.pipelines.store import Store
+from emsmine.pipelines.stat_cache import StatCache
+from emsmine.pipelines.store import Store, statuses
 from emsmine.pipelines.tasks import Runtime, TaskReport, TaskSpec
 
 logger = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.toml"
-LOG_NAME = "logs/steps.jsonl"
 _SHOWN_FAILURES = 5
 
 
@@ -44,7 +43,6 @@ class RunOptions:
     runtime: Runtime = field(default_factory=Runtime)
     redo: tuple[str, ...] = ()
     """Stages whose results are removed first, with those of all later stages."""
-    dry_run: bool = False
     limits: Limits = NO_LIMITS
     """What a search may take of the machine."""
 
@@ -54,7 +52,7 @@ def execute(root: Path, runtime: Runtime, spec: TaskSpec) -> TaskReport:
     step = next(step for step in load_stage(spec.stage).steps if step.name == spec.step)
     with Store(root).task(spec, runtime) as task:
         step.run(task)
-    return task.report
+    return replace(task.report, peak_rss_bytes=peak_rss_bytes())
 
 
 def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: RunOptions) -> None:
@@ -79,15 +77,18 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         store.clean_temporaries()
         _redo(store, options)
         context = PlanContext(store, settings)
+        cache = StatCache(store.root, writable=True)
         run = functools.partial(execute, store.root, options.runtime)
-        with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
-            for name in STAGE_NAMES:
-                if name == "search" and name in stages and not options.dry_run:
-                    check_search(store, settings, options.workers, options.limits)
-                if name in stages and not _run_stage(load_stage(name), context, options, _Workers(pool, run)):
-                    return
-        if not options.dry_run:
+        try:
+            with LocalExecutor(options.workers, environment=_worker_environment(options.workers)) as pool:
+                for name in STAGE_NAMES:
+                    if name == "search" and name in stages:
+                        check_search(store, settings, options.workers, options.limits)
+                    if name in stages:
+                        _run_stage(load_stage(name), context, options, _Workers(pool, run, cache))
             _save_settings(context)
+        finally:
+            cache.save()
 
 
 def check_settings(settings: Settings, stages: Sequence[str], options: RunOptions) -> None:
@@ -112,10 +113,11 @@ def check_settings(settings: Settings, stages: Sequence[str], options: RunOption
 
 @dataclass(frozen=True)
 class _Workers:
-    """Who runs tasks, and the one function that all of them are run with."""
+    """Who runs tasks, the one function that all of them are run with, and what is known of their files."""
 
     pool: Executor
     run: Callable[[TaskSpec], TaskReport]
+    cache: StatCache
 
     def map(self, specs: Sequence[TaskSpec], on_progress: OnProgress) -> Iterator[TaskReport]:
         # A single task is run here, with all cores: there is nothing to be done beside it.
@@ -125,49 +127,42 @@ class _Workers:
 
 def _save_settings(context: PlanContext) -> None:
     """Save the settings beside the results that they made: not before it is sure that none there are of others."""
-    path, content = context.store.root / CONFIG_NAME, to_toml(context.settings).encode("utf-8")
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content, new_attempt())
+    root, content = context.store.root, to_toml(context.settings).encode("utf-8")
+    if not inside.exists(root, CONFIG_NAME) or inside.read_bytes(root, CONFIG_NAME) != content:
+        write_atomically(root / CONFIG_NAME, content, new_attempt(), root=root)
+
+
+def redone_stages(options: RunOptions) -> tuple[str, ...]:
+    """Return the stages whose results go: those named by `redo`, and all later ones."""
+    return STAGE_NAMES[min(map(STAGE_NAMES.index, options.redo)) :] if options.redo else ()
 
 
 def _redo(store: Store, options: RunOptions) -> None:
-    if not options.redo or options.dry_run:
-        return
-    first = min(STAGE_NAMES.index(name) for name in options.redo)
-    for name in reversed(STAGE_NAMES[first:]):
+    for name in reversed(redone_stages(options)):
         for step in reversed(load_stage(name).steps):
             store.remove_step(name, step.name)
 
 
-def _run_stage(stage: Stage, context: PlanContext, options: RunOptions, workers: _Workers) -> bool:
-    """Run the steps of a stage; False where a dry run met work, because what follows cannot be planned without it."""
+def _run_stage(stage: Stage, context: PlanContext, options: RunOptions, workers: _Workers) -> None:
     for step in stage.steps:
         specs = step.plan(step, context)
-        _refuse_to_remove(step, specs, context.store)
-        pending = [spec for spec in specs if context.store.status(spec) != "done"]
-        if options.dry_run:
-            logger.info("%s.%s: %d tasks, %d to run", stage.name, step.name, len(specs), len(pending))
-            if pending:
-                logger.info("later steps are planned when this one is done")
-                return False
-            continue
+        refuse_to_remove(step, specs, context.store)
+        found = statuses(context.store, specs, workers.cache, options.workers)
+        pending = [spec for spec, status in zip(specs, found, strict=True) if status != "done"]
         if pending:
             _save_settings(context)
         if pending and not options.redo:
             pending = adopt_finished(context.store, context.settings, pending)
         _run_step(step, specs, pending, context, workers)
-    return True
 
 
-def _refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
+def refuse_to_remove(step: Step, specs: list[TaskSpec], store: Store) -> None:
     """Keep results of tasks that are not planned any more: they are work done, and go with --redo only.
 
     Raises:
         StaleOutputError: there are some, as after leaving out a pair or an input.
     """
-    folder = store.root / step_manifest_path(step.stage, step.name).removesuffix(".json")
-    found = existing_task_manifests(store.root, step.stage, step.name)
-    names = {path.relative_to(folder).as_posix().removesuffix(".json") for path in found}
+    names = set(existing_task_manifests(store.root, step.stage, step.name))
     surplus = sorted(names - {spec.partition for spec in specs})
     if surplus:
         shown = ", ".join(surplus[:_SHOWN_FAILURES])
@@ -186,11 +181,13 @@ def _run_step(
         return
     started, cpu_started = time.monotonic(), time.process_time()
     failed: list[TaskReport] = []
-    rows = 0
+    rows = peak = 0
     with StepProgress(f"{step.stage}.{step.name}", specs, pending) as progress:
         for report in workers.map(pending, progress.hear):
             progress.end(report)
             rows += report.rows_in
+            peak = max(peak, report.peak_rss_bytes)
+            workers.cache.wrote(report.outputs, report.identities)
             if report.error is not None:
                 failed.append(report)
                 logger.error("%s", report.error)
@@ -203,7 +200,7 @@ def _run_step(
     context.store.finish_step(step.stage, step.name, specs)
     if pending:
         seconds = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu_started}
-        _log_step(context.store.root, step, len(pending), rows, seconds)
+        _log_step(context.store.root, step, {"tasks": len(pending), "rows_in": rows}, seconds, peak)
 
 
 def _worker_environment(workers: int) -> dict[str, str]:
@@ -212,20 +209,16 @@ def _worker_environment(workers: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
 
 
-def _log_step(root: Path, step: Step, tasks: int, rows: int, seconds: dict[str, float]) -> None:
+def _log_step(root: Path, step: Step, counts: dict[str, int], seconds: dict[str, float], peak: int) -> None:
     """Note time and memory for people; nothing reads this file to decide anything.
 
-    Processor time, which a busy machine blurs least, is that of this process: workers of a pool are not in it.
+    Processor time, which a busy machine blurs least, is that of this process: workers of a pool are not in it. The
+    memory is that of whichever process had most, until now.
     """
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     row = {
         "step": f"{step.stage}.{step.name}",
-        "tasks": tasks,
-        "rows_in": rows,
+        **counts,
         **{name: round(value, 3) for name, value in seconds.items()},
-        "peak_rss_mb": round(peak / 1024, 1),
+        "peak_rss_mb": round(max(peak, peak_rss_bytes()) / 2**20, 1),
     }
-    path = root / LOG_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    inside.append_line(root, LOG_NAME, json.dumps(row))

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from emsmine.errors import TaskFailedError
+from emsmine.pipelines import inside
 from emsmine.pipelines.files import new_attempt
 from emsmine.pipelines.plan import size
 
@@ -16,18 +16,20 @@ from emsmine.pipelines.plan import size
 class ScratchFile:
     """Bytes on the disk that are gone with the process, however it ends: the file has no name in its folder.
 
-    Where a file system cannot make such a file, it has the name of a temporary file for a moment, so that the next run
-    removes one that was caught in it.
+    It has the name of a temporary file for a moment, so that the next run removes one that was caught in it.
 
     Args:
         folder: where it lies; must exist.
+        root: the folder that the user gave, below which no link is followed. Default: `folder`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
         self._folder = folder
         self._size = 0
-        prefix = f".tmp-{new_attempt()}-"
-        self._file = tempfile.TemporaryFile(dir=folder, prefix=prefix, buffering=0)  # noqa: SIM115 (see close)
+        root = root or folder
+        name = (folder / f".tmp-{new_attempt()}-scratch").relative_to(root).as_posix()
+        self._handle: int | None = inside.create(root, name, os.O_RDWR)
+        inside.unlink(root, name)
 
     def append(self, data: npt.NDArray[Any]) -> None:
         """Write the bytes of a contiguous array behind those that are there.
@@ -39,7 +41,7 @@ class ScratchFile:
         written = 0
         try:
             while written < len(view):
-                written += os.write(self._file.fileno(), view[written:])
+                written += os.write(self._open_handle(), view[written:])
         except OSError as error:
             raise TaskFailedError(
                 f"{self._folder}: {error.strerror or error}, with {size(self._size + written)} put aside here and "
@@ -56,7 +58,7 @@ class ScratchFile:
         """
         parts: list[bytes] = []
         try:
-            while num_bytes and (part := os.pread(self._file.fileno(), num_bytes, start)):
+            while num_bytes and (part := os.pread(self._open_handle(), num_bytes, start)):
                 parts.append(part)
                 start, num_bytes = start + len(part), num_bytes - len(part)
         except OSError as error:
@@ -66,6 +68,13 @@ class ScratchFile:
             ) from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _open_handle(self) -> int:
+        if self._handle is None:
+            raise ValueError(f"{self._folder}: what was put aside here is used after it was given back")
+        return self._handle
+
     def close(self) -> None:
         """Give the place back; closing twice is harmless."""
-        self._file.close()
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)

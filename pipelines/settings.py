@@ -13,8 +13,10 @@ from typing import Any
 from emsmine import languages
 from emsmine.errors import ConfigError
 from emsmine.mining.engine_choice import ENGINES
+from emsmine.pipelines import inside
+from emsmine.pipelines.layout import CONFIG_NAME
 from emsmine.pipelines.tasks import JSON
-from emsmine.toml import read_toml
+from emsmine.toml import parse_toml, read_toml
 
 MARGINS = ("ratio", "distance", "absolute")
 RETRIEVALS = ("max", "forward", "backward", "intersect")
@@ -274,6 +276,22 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_toml(path, "config")
 
 
+def read_saved_config(root: Path) -> dict[str, Any]:
+    """Parse the settings saved in a run directory; empty if there are none.
+
+    Raises:
+        ConfigError: as `read_config`.
+        ForeignPathError: the file is a link or no plain file.
+    """
+    try:
+        content = inside.read_bytes(root, CONFIG_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {root / CONFIG_NAME} ({error.strerror})") from error
+    return parse_toml(content, root / CONFIG_NAME, "config")
+
+
 def to_toml(settings: Settings) -> str:
     """Write settings as TOML that `read_config` and `build_settings` read back to equal settings."""
     pairs = ["-".join(pair) for pair in settings.pairs]
@@ -292,5 +310,11 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    escaped = "".join(f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in str(value))
-    return f'"{escaped}"'
+    return f'"{"".join(map(_toml_character, str(value)))}"'
+
+
+def _toml_character(c: str) -> str:
+    if 0xDC80 <= ord(c) <= 0xDCFF:
+        # A byte of a file name that is no UTF-8, as Python stands it in; `parse_toml` reads it back.
+        return f"\\u0000{ord(c) - 0xDC00:02x}"
+    return f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}"

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from emsmine.pipelines import layout
-from emsmine.pipelines.files import make_directory, new_attempt, sync_directories, temporary_path
+from emsmine.pipelines import inside, layout
+from emsmine.pipelines.files import AtomicFile, make_directory, new_attempt, sync_folders_of, temporary_path
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store import Store
 
@@ -34,27 +34,40 @@ def share_stages(source: Store, target: Path, stages: Sequence[str]) -> None:
             records = [layout.task_manifest_path(stage, step.name, manifest.spec.partition) for manifest in manifests]
             for paths in (outputs, records, [layout.step_manifest_path(stage, step.name)]):
                 for path in paths:
-                    _share(source.root / path, target / path)
-                sync_directories([target / path for path in paths])
+                    _share(source.root, target, path)
+                sync_folders_of(target, paths)
 
 
-def _share(source: Path, target: Path) -> None:
-    if target.exists() and _same(source, target):
+def _share(source: Path, target: Path, path: str) -> None:
+    """Link or copy one file, known by the same path in both directories."""
+    make_directory(target)
+    if _same(source, target, path):
         return
-    make_directory(target.parent)
-    temporary = temporary_path(target, new_attempt())
+    inside.make_folders(target, path.rpartition("/")[0])
+    temporary = temporary_path(Path(path), new_attempt()).as_posix()
+    if inside.link(source, path, target, temporary):
+        inside.replace(target, temporary, path)
+        return
+    file = AtomicFile(target / path, new_attempt(), root=target)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        with inside.open_to_read(source, path) as stream:
+            shutil.copyfileobj(stream, file)
+        file.close()
+        file.publish()
+    finally:
+        file.discard()
 
 
-def _same(source: Path, target: Path) -> bool:
+def _same(source: Path, target: Path, path: str) -> bool:
     """Tell a file that needs no linking. To replace a name by another of the same file would do nothing at all."""
-    if os.path.samefile(source, target):
+    try:
+        there = inside.file_stat(target, path)
+    except FileNotFoundError:
+        return False
+    here = inside.file_stat(source, path)
+    if os.path.samestat(here, there):
         return True
-    if source.suffix == ".json":
-        return source.read_bytes() == target.read_bytes()
+    if path.endswith(".json"):
+        return inside.read_bytes(source, path) == inside.read_bytes(target, path)
     # The hash of a copy is verified when it is read.
-    return source.stat().st_size == target.stat().st_size
+    return here.st_size == there.st_size

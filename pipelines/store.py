@@ -5,15 +5,24 @@ directory. Only one *run* may, see `lock`.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from emsmine.errors import AccountingError, ConfigError, InputError, StaleOutputError, TaskFailedError
-from emsmine.pipelines import layout, publish
+from emsmine.errors import (
+    AccountingError,
+    ConfigError,
+    CorruptOutputError,
+    InputError,
+    StaleOutputError,
+    TaskFailedError,
+)
+from emsmine.pipelines import inside, layout, publish
 from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.files import hash_file, new_attempt, write_atomically
+from emsmine.pipelines.files import hash_inside, matches_inside, new_attempt, write_atomically
 from emsmine.pipelines.manifests import StepManifest, TaskManifest
+from emsmine.pipelines.stat_cache import StatCache
 from emsmine.pipelines.tasks import FileRef, Runtime, TaskReport, TaskSpec, describe_changes
 
 logger = logging.getLogger(__name__)
@@ -25,7 +34,7 @@ class Store:
     """A run directory.
 
     Args:
-        root: local folder; created when the first file is published.
+        root: local folder; created when the first file is published. It may be a link; none below it is followed.
 
     Raises:
         ConfigError: `root` is a URL.
@@ -49,13 +58,16 @@ class Store:
 
     # ---- state of tasks ----
 
-    def status(self, spec: TaskSpec, *, redo: bool = False, verify: bool = False) -> Status:
+    def status(
+        self, spec: TaskSpec, *, redo: bool = False, verify: bool = False, cache: StatCache | None = None
+    ) -> Status:
         """Tell whether a task must run.
 
         Args:
             spec: the task as planned now.
             redo: accept results of other settings as replaceable.
-            verify: hash the outputs in full, rather than compare sizes only. (Reading them always verifies.)
+            verify: compare the hashes of the outputs, rather than sizes only. (Reading them always verifies.)
+            cache: with `verify`, what was verified before.
 
         Returns:
             `done`; `missing` if there is no manifest, or an output is missing or damaged; `stale` (with `redo` only) if
@@ -71,7 +83,7 @@ class Store:
             if redo:
                 return "stale"
             raise StaleOutputError(self._stale_message(manifest, spec))
-        return "done" if publish.is_intact(self.root, manifest, verify=verify) else "missing"
+        return "done" if publish.is_intact(self.root, manifest, verify=verify, cache=cache) else "missing"
 
     def _stale_message(self, manifest: TaskManifest, spec: TaskSpec) -> str:
         changes = describe_changes(manifest.spec, spec)
@@ -103,7 +115,7 @@ class Store:
 
     def has_step(self, stage: str, step: str) -> bool:
         """Tell whether a step is finished."""
-        return (self.root / layout.step_manifest_path(stage, step)).exists()
+        return inside.exists(self.root, layout.step_manifest_path(stage, step))
 
     def step_manifest(self, stage: str, step: str) -> StepManifest:
         """Return the manifest of a finished step.
@@ -112,9 +124,8 @@ class Store:
             InputError: the step is not finished.
             CorruptOutputError: the manifest is damaged.
         """
-        path = self.root / layout.step_manifest_path(stage, step)
         try:
-            return layout.load_step_manifest(self.root, path)
+            return layout.load_step_manifest(self.root, stage, step)
         except FileNotFoundError:
             raise InputError(f"{stage}.{step} is not finished in {self.root}; run: emsmine {stage}") from None
 
@@ -126,7 +137,7 @@ class Store:
         step_manifest = self.step_manifest(stage, step)
         path = layout.step_manifest_path(stage, step)
         rows = step_manifest.totals["rows"]
-        return FileRef(path, hash_file(self.root / path)[0], rows if isinstance(rows, int) else 0)
+        return FileRef(path, hash_inside(self.root, path)[0], rows if isinstance(rows, int) else 0)
 
     def manifests(self, stage: str, step: str) -> list[TaskManifest]:
         """Return the task manifests of a finished step, sorted by partition.
@@ -152,6 +163,24 @@ class Store:
             CorruptOutputError: a manifest is missing or damaged.
         """
         return layout.select_outputs(self.manifests(stage, step), dataset)
+
+    def verified(self, ref: FileRef) -> Path:
+        """Return where an output lies, after verifying its hash (once per process, while it is the same file).
+
+        Raises:
+            CorruptOutputError: the file is missing or damaged.
+            ForeignPathError: it is no plain file, or behind a link.
+        """
+        try:
+            good, found = matches_inside(self.root, ref.path, ref.sha256)
+        except FileNotFoundError:
+            good, found = False, "no file"
+        if not good:
+            raise CorruptOutputError(
+                f"{self.root / ref.path} does not match its manifest: SHA-256 expected {ref.sha256[:12]}, found "
+                f"{found[:12]}; rerun the stage that made it with --redo {layout.stage_that_made(self.root, ref.path)}"
+            )
+        return self.root / ref.path
 
     # ---- steps ----
 
@@ -186,12 +215,12 @@ class Store:
                         f"{stage}.{step}: the tasks {owners[output.path]} and {partition} both wrote {output.path}; "
                         "this is a bug in the stage, please report it"
                     )
-        path = self.root / layout.step_manifest_path(stage, step)
+        path = layout.step_manifest_path(stage, step)
         finished = StepManifest.build(stage, step, manifests.values())
-        if not (path.exists() and path.read_bytes() == finished.encode()):
+        if not (self.has_step(stage, step) and inside.read_bytes(self.root, path) == finished.encode()):
             publish.remove_step_manifest(self.root, stage, step)
             self._remove_tasks(stage, step, keep=set(manifests), keep_files=set(owners))
-            write_atomically(path, finished.encode(), new_attempt())
+            write_atomically(self.root / path, finished.encode(), new_attempt(), root=self.root)
         return finished
 
     def remove_step(self, stage: str, step: str) -> None:
@@ -203,27 +232,19 @@ class Store:
         self._remove_tasks(stage, step, keep=set(), keep_files=set())
 
     def _remove_tasks(self, stage: str, step: str, *, keep: set[str], keep_files: set[str]) -> None:
-        folder = self.root / layout.step_manifest_path(stage, step).removesuffix(".json")
-        for path in layout.existing_task_manifests(self.root, stage, step):
-            partition = path.relative_to(folder).as_posix().removesuffix(".json")
+        for partition in layout.existing_task_manifests(self.root, stage, step):
             if partition in keep:
                 continue
             logger.info("%s.%s/%s and its outputs are removed", stage, step, partition)
             manifest = publish.find_task_manifest(self.root, stage, step, partition)
             for output in manifest.outputs if manifest else ():
                 if output.path not in keep_files:
-                    self._remove_file(self.root / output.path)
-            self._remove_file(path)
+                    self._remove_file(output.path)
+            self._remove_file(layout.task_manifest_path(stage, step, partition))
 
-    def _remove_file(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        folder = path.parent
-        while folder != self.root:
-            try:
-                folder.rmdir()
-            except OSError:  # it still holds something, or is gone
-                return
-            folder = folder.parent
+    def _remove_file(self, path: str) -> None:
+        inside.unlink(self.root, path)
+        inside.remove_empty_folders(self.root, path.rpartition("/")[0])
 
     def clean_temporaries(self) -> int:
         """Remove what interrupted attempts left behind. Call it under the lock, before any task runs.
@@ -232,3 +253,22 @@ class Store:
             The number of temporary files removed.
         """
         return publish.clean_temporaries(self.root)
+
+
+def statuses(store: Store, specs: Sequence[TaskSpec], cache: StatCache, threads: int) -> list[Status]:
+    """Return the status of each task, with the contents of its outputs compared.
+
+    Args:
+        store: the run directory.
+        specs: the tasks as planned now.
+        cache: what was verified before.
+        threads: files to hash at a time.
+
+    Raises:
+        StaleOutputError: results of a task come from other settings, inputs or code; that of the first such task.
+    """
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(lambda spec: store.status(spec, verify=True, cache=cache), specs))
+    finally:
+        pool.shutdown(cancel_futures=True)

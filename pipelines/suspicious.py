@@ -61,11 +61,8 @@ def is_listing(path: str) -> bool:
 
 
 def first_of_listing(path: Path, number: int) -> list[dict[str, str]]:
-    """Return the first lines of a listing by column; none if the file was taken away after the run."""
+    """Return the first lines of a listing by column. Verify the file first (`Store.verified`)."""
     names = ("margin", "cosine", "reason", "source", "target")
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            lines = [line.rstrip("\n").split("\t") for line in islice(file, number)]
-    except FileNotFoundError:
-        return []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        lines = [line.rstrip("\n").split("\t") for line in islice(file, number)]
     return [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]

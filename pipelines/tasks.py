@@ -238,6 +238,8 @@ class TaskReport:
         outputs: the files written, sorted by path.
         skipped: the output existed and was kept.
         seconds: wall time; for people only, never written to a manifest.
+        identities: inode and mtime of the files written, by path; for `stat_cache`, never written to a manifest.
+        peak_rss_bytes: most memory that the process had until now; for people only.
         error: None, or why the task failed. The first line is a summary; a traceback may follow.
     """
 
@@ -251,6 +253,8 @@ class TaskReport:
     skipped: bool = False
     seconds: float = 0.0
     error: str | None = None
+    identities: dict[str, tuple[int, int]] = field(default_factory=dict)
+    peak_rss_bytes: int = 0
 
     @classmethod
     def failed(cls, spec: TaskSpec, error: str, seconds: float = 0.0) -> "TaskReport":

@@ -105,7 +105,7 @@ def tree(output: Path) -> dict[str, str]:
         name: digest
         for name, digest in found.items()
         if not any(part.startswith(".") or part == "logs" for part in name.split("/"))
-        and not name.endswith(("emsmine.lock", "log.jsonl", ".pt"))
+        and not name.endswith(("emsmine.lock", "emsmine.stat", "log.jsonl", ".pt"))
         and name != "report.json"
         and "/tensorboard/" not in name
     }

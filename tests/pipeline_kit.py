@@ -234,8 +234,8 @@ def run(inputs: Sequence[Path], output: Path, *more: object, pairs: Sequence[str
 
 
 def tree(root: Path, *, config: bool = True) -> dict[str, str]:
-    """Return the SHA-256 of every file of a run directory, but for the logs and the lock."""
-    skipped = {"emsmine.lock", *([] if config else ["config.toml"])}
+    """Return the SHA-256 of every file of a run directory, but for the logs, the lock and the record."""
+    skipped = {"emsmine.lock", "emsmine.stat", *([] if config else ["config.toml"])}
     names = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()

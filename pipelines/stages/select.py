@@ -66,7 +66,7 @@ def run(task: TaskContext) -> None:
         for direction in DIRECTIONS
     )
     writer = task.writer(f"selected/{spec.partition.split('/')[0]}", SELECTED, counted=True)
-    with closing(PairSorter(BUFFER_PAIRS, lambda: ScratchFile(writer.file.path.parent))) as sorter:
+    with closing(PairSorter(BUFFER_PAIRS, lambda: ScratchFile(writer.file.path.parent, writer.file.root))) as sorter:
         selection = score_streamed(
             forward,
             backward,

@@ -78,12 +78,12 @@ def test_stopped_between_any_two_files_the_result_is_the_same(
     replace = os.replace
     left = 0
 
-    def stopping(source: Path, target: Path) -> None:
+    def stopping(source: Path, target: Path, **folders: int) -> None:
         nonlocal left
         left -= 1
         if left == 0:
             raise Stopped
-        replace(source, target)
+        replace(source, target, **folders)
 
     stops = 0
     for number in range(25):

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from emsmine.pipelines.files import is_temporary
-from emsmine.pipelines.layout import walk_files
 from emsmine.pipelines.manifests import StepManifest, TaskManifest
 from emsmine.pipelines.publish import is_intact
 
@@ -38,6 +37,15 @@ def workspace() -> Iterator[Path]:
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
+
+
+def walk_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def whole_path(path: Any, handle: int | None) -> str:
+    """Return the path of a call that names a file in an open folder."""
+    return str(path) if handle is None else f"{os.readlink(f'/proc/self/fd/{handle}')}/{path}"
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -70,7 +78,8 @@ class Faults:
     def wrap(self, function: Callable[..., Any], *, by_path: bool) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             fails = False
-            if not by_path or str(args[0]).startswith(self.root):
+            handle = kwargs.get("dir_fd", kwargs.get("src_dir_fd"))
+            if not by_path or whole_path(args[0], handle).startswith(self.root):
                 self.count += 1
                 fails = self.count == self.n or (self.for_ever and self.count > self.n)
             if function is real_close or not fails:  # a close that reports an error has still closed
@@ -139,7 +148,7 @@ def fail_everywhere(
     raise AssertionError("the work never passed")
 
 
-@pytest.mark.parametrize(("for_ever", "stride"), [(False, 1), (True, 4)])
+@pytest.mark.parametrize(("for_ever", "stride"), [(False, 3), (True, 14)])
 def test_every_failing_call_in_a_fresh_run(toy: Any, workspace: Path, for_ever: bool, stride: int) -> None:
     toy.run(workspace / "reference", ["eng_Latn", "deu_Latn"])
     expected = tree(workspace / "reference")
@@ -167,7 +176,7 @@ def test_no_file_of_a_failed_redo_stays(toy: Any, workspace: Path, redo: str, fo
     def again(root: Path) -> None:
         toy.run(root, ["ita_Latn"], num_rows=10, redo=redo)
 
-    num_failures = fail_everywhere(workspace, start, work, again, expected, stride=5, for_ever=for_ever)
+    num_failures = fail_everywhere(workspace, start, work, again, expected, stride=18, for_ever=for_ever)
     assert num_failures > 20
 
 
@@ -181,16 +190,16 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
 
     def traced_open(path: Any, *args: Any, **kwargs: Any) -> int:
         handle = real_open(path, *args, **kwargs)
-        names[handle] = str(path)
+        names[handle] = whole_path(path, kwargs.get("dir_fd"))
         return handle
 
     def traced_fsync(handle: int) -> None:
         real_fsync(handle)
         events.append(("fsync", names[handle]))
 
-    def traced_replace(old: Any, new: Any) -> None:
-        real_replace(old, new)
-        events.append(("replace", f"{old} {new}"))
+    def traced_replace(old: Any, new: Any, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        real_replace(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        events.append(("replace", f"{whole_path(old, src_dir_fd)} {whole_path(new, dst_dir_fd)}"))
 
     monkeypatch.setattr(os, "open", traced_open)
     monkeypatch.setattr(os, "fsync", traced_fsync)

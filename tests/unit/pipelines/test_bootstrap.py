@@ -355,7 +355,7 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
 ) -> None:
     target = tmp_path / "run"
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: str, target: str, **folders: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from emsmine.pipelines import plan_arithmetic as arithmetic
-from emsmine.pipelines.layout import walk_files
 from emsmine.pipelines.schemas import embeddings_schema, fixed_binary, neighbours_schema
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings, parse_pairs, to_toml
 from emsmine.pipelines.store import Store
@@ -76,7 +75,7 @@ def check(measured: int, planned: int) -> None:
 
 
 def disk(root: Path, dataset: str) -> int:
-    return sum(path.stat().st_size for path in walk_files(root / dataset))
+    return sum(path.stat().st_size for path in (root / dataset).rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(("rows", "dim"), [((6_000, 30_000), 256), ((12_000, 6_000), 1024)])

@@ -1,13 +1,16 @@
 """Settings: types, choices, bounds, TOML."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emsmine.errors import ConfigError, LanguageError
+from emsmine.pipelines.manifests import TaskManifest
 from emsmine.pipelines.settings import (
     STAGE_SETTINGS,
+    EncodeSettings,
     SelectSettings,
     Settings,
     build_settings,
@@ -16,6 +19,7 @@ from emsmine.pipelines.settings import (
     read_config,
     to_toml,
 )
+from emsmine.pipelines.tasks import FileRef, TaskSpec
 
 
 def test_every_name_is_one_flag_only() -> None:
@@ -136,3 +140,34 @@ def test_toml_keeps_strange_names(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(to_toml(settings), encoding="utf-8")
     assert build_settings(read_config(path), {}) == settings
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.txt", b"\xff\xfe", b"/a/\x80\xc3\xa9\xc3", b"\\u0000e9", b"\xed\xa0\x80", b'"\xe9"', b"\xe9e9"]
+)
+def test_file_names_that_are_no_utf8_keep_their_bytes(tmp_path: Path, name: bytes) -> None:
+    text = os.fsdecode(name)
+    settings = Settings(inputs=(text, "plain"), reuse=text, encode=EncodeSettings(f"ems:{text}"))
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(settings), encoding="utf-8")
+    found = build_settings(read_config(path), {})
+    assert found == settings
+    assert os.fsencode(found.inputs[0]) == name
+
+
+def test_a_task_keeps_the_bytes_of_its_inputs() -> None:
+    ref = FileRef(os.fsdecode(b"/in/caf\xe9"), "0" * 64, 1)
+    spec = TaskSpec("ingest", "read", 1, {"path": ref.path}, (ref,), "00000")
+    manifest = TaskManifest(spec, spec.fingerprint(), 0, 0, {}, {}, ())
+    again = TaskManifest.decode(manifest.encode(), "here")
+    assert again == manifest
+    assert again.spec.fingerprint() == spec.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["a\\u0000b", "\\u0000", "\\u0000zz", "\\u00007f", "\\u0000E9"])
+def test_a_nul_that_is_no_byte_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.toml"
+    for line in (f'inputs = ["{name}"]', f'reuse = "{name}"', f'encode.encoder = "{name}"'):
+        path.write_text(line, encoding="utf-8")
+        with pytest.raises(ConfigError, match="NUL"):
+            read_config(path)
