@@ -6,6 +6,7 @@ interrupted and resumable. Command modules are imported when they are called, so
 
 import errno
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from emsmine import __version__
+from emsmine.display import printable
 from emsmine.errors import EmsmineError
 from emsmine.pipelines.executor import exit_on_sigterm
 from emsmine.pipelines.streams import open_standard_streams, silence
@@ -64,6 +66,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
+class _Formatter(logging.Formatter):
+    """Messages quote file names and texts from anywhere: nothing in them may act on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message as it may be shown."""
+        return printable(super().format(record), lines=True)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", prog_name="emsmine")
 @click.option("-v", "--verbose", count=True, help="More messages; twice for debugging.")
@@ -76,7 +86,9 @@ def cli(verbose: int, quiet: bool) -> None:
     emsmine mine a.de b.en --source-lang de --target-lang en   two files of sentences
     """
     level = logging.WARNING if quiet else logging.DEBUG if verbose > 1 else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=level, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter("%(message)s"))
     if verbose < 2:
         for name in ("datasketch", "jieba", "numexpr", "matplotlib"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -92,10 +104,12 @@ def run_cli(args: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
-        error.show(sys.stderr)
+        shown = io.StringIO()
+        error.show(shown)
+        print(printable(shown.getvalue(), lines=True), end="", file=sys.stderr)
         return error.exit_code
     except EmsmineError as error:
-        print(f"emsmine: error: {error}", file=sys.stderr)
+        print(f"emsmine: error: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("emsmine: interrupted; run the same command again to continue", file=sys.stderr)
@@ -112,7 +126,7 @@ def run_cli(args: Sequence[str] | None = None) -> int:
         # A disk that is full, a folder that may not be written to: the user's to solve, not a fault in the program.
         if error.filename == "stdout":
             silence(sys.stdout)
-        print(f"emsmine: error: {_describe(error)}", file=sys.stderr)
+        print(f"emsmine: error: {printable(_describe(error), lines=True)}", file=sys.stderr)
         return 1
     except MemoryError as error:
         print(

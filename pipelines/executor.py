@@ -160,6 +160,8 @@ class _Worker:
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs, run, os.getpid()))
         # A spawned process can only inherit: set what it shall have, for the moment of its start.
         added = [name for name in environment if name not in os.environ]
+        # A worker ignores Ctrl-C, but only once it runs our code: until then it is held back.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             os.environ.update({name: environment[name] for name in added})
             self.process.start()
@@ -167,6 +169,7 @@ class _Worker:
             self.connection.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for name in added:
                 del os.environ[name]
             # Held by the worker alone, the other end closes when the worker ends.
@@ -288,6 +291,7 @@ def _work(connection: "Connection[Any, Any]", run: RunTask, parent: int) -> None
     _die_with_parent(parent)
     # Ctrl-C reaches the whole process group; what to do about it is the parent's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send(_READY)
     while True:

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -202,11 +202,12 @@ def write_atomically(path: Path, data: bytes, attempt: str, *, root: Path | None
     sync_folders_of(file.root, [path.relative_to(file.root).as_posix()])
 
 
-def hash_file(path: str | Path) -> tuple[str, int]:
+def hash_file(path: str | Path, on_bytes: Callable[[int], None] | None = None) -> tuple[str, int]:
     """Hash a local file or the target of an fsspec URL.
 
     Args:
         path: local path or URL (`s3://…`, `gs://…`).
+        on_bytes: hears how many further bytes were read, to show progress.
 
     Returns:
         SHA-256 in hex, and the number of bytes.
@@ -220,9 +221,9 @@ def hash_file(path: str | Path) -> tuple[str, int]:
         from emsmine.pipelines.readers.open import open_binary  # only remote files need it
 
         with open_binary(str(path)) as remote:
-            return _hash_stream(remote)
+            return _hash_stream(remote, on_bytes)
     with open(path, "rb") as local, naming(Path(path)):
-        return _hash_stream(local)
+        return _hash_stream(local, on_bytes)
 
 
 def hash_inside(root: Path, relative: str) -> tuple[str, int]:
@@ -237,11 +238,15 @@ def hash_inside(root: Path, relative: str) -> tuple[str, int]:
         return _hash_stream(stream)
 
 
-def _hash_stream(stream: io.BufferedIOBase | BinaryIO) -> tuple[str, int]:
+def _hash_stream(
+    stream: io.BufferedIOBase | BinaryIO, on_bytes: Callable[[int], None] | None = None
+) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     while block := stream.read(_BUFFER_BYTES):
         digest.update(block)
         size += len(block)
+        if on_bytes:
+            on_bytes(len(block))
     return digest.hexdigest(), size
 
 

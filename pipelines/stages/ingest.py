@@ -13,6 +13,7 @@ from emsmine.mining.text import sanitise
 from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.files import hash_file
 from emsmine.pipelines.layout import LOCK_NAME
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.readers import Problem, Record, read_records
 from emsmine.pipelines.schemas import DOCUMENTS
 from emsmine.pipelines.settings import Settings
@@ -101,11 +102,21 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
     """One task per input file, numbered in the order given."""
     specs = []
     libraries = library_versions("resiliparse")
-    for number, (path, named) in enumerate(expand_inputs(context.settings.inputs).items()):
-        absolute = path if "://" in path else os.path.abspath(path)
-        ref = FileRef(absolute, hash_file(absolute)[0], 0)
-        params = {**context.settings.params("ingest"), "file_number": number, "named": named, "libraries": libraries}
-        specs.append(step.spec(params, (ref,), shard_name(number)))
+    files = [
+        (path if "://" in path else os.path.abspath(path), named)
+        for path, named in expand_inputs(context.settings.inputs).items()
+    ]
+    total = sum(os.path.getsize(path) for path, _ in files if "://" not in path)
+    with Progress("ingest: hash", total, "bytes") as progress:
+        for number, (path, named) in enumerate(files):
+            ref = FileRef(path, hash_file(path, progress.advance)[0], 0)
+            params = {
+                **context.settings.params("ingest"),
+                "file_number": number,
+                "named": named,
+                "libraries": libraries,
+            }
+            specs.append(step.spec(params, (ref,), shard_name(number)))
     return specs
 
 

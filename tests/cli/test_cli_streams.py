@@ -84,3 +84,23 @@ def test_all_that_is_missing_is_named_at_once(
         assert name in message
     assert "--pairs" in names or "--pairs" not in message.split(", as in")[0]
     assert list(tmp_path.iterdir()) == [], "nothing is made for a command that cannot run"
+
+
+def test_nothing_that_is_quoted_acts_on_the_terminal(tmp_path: Path) -> None:
+    evil = tmp_path / "a\x1b[31m\u202e.de"
+    for args in (
+        ["mine", evil, evil, "-s", "de", "-t", "en"],
+        ["run", evil, "-p", "de-en", "-o", tmp_path / "out"],
+        ["langs", "\x1b[2J"],
+    ):
+        result = kit.emsmine(*args)
+        assert result.code != 0
+        assert "\\x1b" in result.err
+        assert "\x1b" not in result.err
+        assert "\u202e" not in result.err
+    (tmp_path / "b.en").write_text("One.\n", encoding="utf-8")
+    evil.write_text("Eins.\n", encoding="utf-8")
+    found = kit.emsmine("mine", evil, tmp_path / "b.en", "-s", "de", "-o", tmp_path / "p\x07.tsv", "--threshold", "0")
+    assert found.code == 0, found.err
+    assert "p\\x07.tsv" in found.err
+    assert "\x07" not in found.err
