@@ -193,6 +193,6 @@ def process_group(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield Processes(rank, size), where
     finally:
         distributed.destroy_process_group()
-        # The group's threads end with its last reference. Left to the end of the interpreter, they made 3 of 24 finished
-        # trainings abort ("terminate called without an active exception"); none of 24 with this.
+        # The group's threads end with its last reference. Left to the end of the interpreter, they made 3 of 24
+        # finished trainings abort ("terminate called without an active exception"); none of 24 with this.
         gc.collect()
