@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 
 # Registers its exit handler on import. Handlers run in reverse, and the one in `map` must run before it.
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
@@ -160,7 +161,9 @@ class _Worker:
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs, run, os.getpid()))
         # A spawned process can only inherit: set what it shall have, for the moment of its start.
         added = [name for name in environment if name not in os.environ]
-        # A worker ignores Ctrl-C, but only once it runs our code: until then it is held back.
+        # A worker ignores Ctrl-C, but only once it runs our code: until then it is held back. The tracker of resources
+        # goes first, since to start it lifts the block.
+        multiprocessing.resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             os.environ.update({name: environment[name] for name in added})
