@@ -50,7 +50,8 @@ def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int
     found = 3 * 12 * k * (source_rows + target_rows)
     largest = max(source_rows, target_rows)
     if engine == "faiss-flat":
-        searching = 4 * dim * largest
+        # A copy in the index, and the scores that faiss multiplies at a time.
+        searching = 4 * dim * largest + 4 * 4096 * 1024
     else:
         searching = max(
             _scores_bytes(INT8_TILE, source_rows, target_rows, k, 9) + 24 * dim * min(max(INT8_TILE), largest),
