@@ -31,8 +31,9 @@ from emsmine.mining.knn import (
 )
 from emsmine.progress import report
 
-_BLOCK_ROWS = 4096
-_SPARE = 8
+FLAT_BLOCK_ROWS = 4096
+"""Queries that a flat search gives to FAISS at a time."""
+SPARE = 8
 """Neighbours asked for beyond k, so that rounding and ties at the edge are settled by exact scores."""
 _FETCHED_VALUES = 1 << 23  # float32 values of proposals held at a time: 32 MiB
 _RESCORED_VALUES = 1 << 18  # float64 values per side while rescoring: within a processor's cache
@@ -52,7 +53,7 @@ def search_both_flat(
 ) -> tuple[Neighbours, Neighbours]:
     """Find the k nearest of every row on the other side with `IndexFlatIP`, both directions.
 
-    Arguments and result as in `emsmine.mining.knn.search_both`; the two agree except where more than `_SPARE` sentences
+    Arguments and result as in `emsmine.mining.knn.search_both`; the two agree except where more than `SPARE` sentences
     tie at the edge of the k nearest.
     """
     check_vectors(source_ND, "source", rows=validate)
@@ -70,9 +71,9 @@ def _search_flat(query_ND: Float32Array, base_MD: Float32Array, base_ids: Int64A
     index = faiss.IndexFlatIP(base_MD.shape[1])
     index.add(base_MD)
     blocks = []
-    for start in range(0, len(query_ND), _BLOCK_ROWS):
-        query_BD = query_ND[start : start + _BLOCK_ROWS]
-        _, found_BP = index.search(query_BD, min(k + _SPARE, len(base_MD)))
+    for start in range(0, len(query_ND), FLAT_BLOCK_ROWS):
+        query_BD = query_ND[start : start + FLAT_BLOCK_ROWS]
+        _, found_BP = index.search(query_BD, min(k + SPARE, len(base_MD)))
         blocks.append(rescore(query_BD, found_BP, base_MD.__getitem__, base_ids, k))
         report(len(query_BD) / len(query_ND))
     return _concatenate(blocks)
@@ -190,7 +191,7 @@ class ApproximateIndex:
         rows = len(self._ids)
         if self._index is None:
             return [Effort(1, min(k, rows))]
-        proposals = min(k + _SPARE, rows)
+        proposals = min(k + SPARE, rows)
         if self._centroids is None:
             return [Effort(width, proposals) for width in _ladder(max(16, proposals), min(_MOST_CANDIDATES, rows))]
         lists = len(self._centroids)

@@ -6,6 +6,7 @@ tasks take. Symbols in the comments: N, M rows; D dimensions; k neighbours; R, C
 
 from emsmine.mining.engine_choice import index_bytes, num_lists
 from emsmine.mining.faiss_index import training_rows
+from emsmine.mining.faiss_search import FLAT_BLOCK_ROWS, SPARE
 from emsmine.mining.knn import FLOAT32_TILE, INT8_TILE
 
 WORKER_BYTES = 160 << 20
@@ -50,8 +51,8 @@ def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int
     found = 3 * 12 * k * (source_rows + target_rows)
     largest = max(source_rows, target_rows)
     if engine == "faiss-flat":
-        # A copy in the index, and the scores that faiss multiplies at a time.
-        searching = 4 * dim * largest + 4 * 4096 * 1024
+        # A copy in the index, and of the vectors that a block of queries proposes.
+        searching = 4 * dim * (largest + min(largest, FLAT_BLOCK_ROWS * (k + SPARE)))
     else:
         searching = max(
             _scores_bytes(INT8_TILE, source_rows, target_rows, k, 9) + 24 * dim * min(max(INT8_TILE), largest),
