@@ -40,7 +40,7 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(3)
     source, target = unit(rng, 50, 16), unit(rng, 60, 16)
     whole = search_both_flat(source, target, 3)[0]
-    monkeypatch.setattr("emsmine.mining.faiss_search._BLOCK_ROWS", 7)
+    monkeypatch.setattr("emsmine.mining.faiss_search.FLAT_BLOCK_ROWS", 7)
     assert np.array_equal(search_both_flat(source, target, 3)[0].ids, whole.ids)
 
 
