@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emsmine.encoder.inference import PRECISIONS, prepare
-from emsmine.encoder.model_directory import CONFIG, TOKENIZER, config_identity, load_model
-from emsmine.encoder.network import Network
-from emsmine.encoder.preprocessing import preprocess
+from emsmine.encoder.model.directory import CONFIG, TOKENIZER, config_identity, load_model
+from emsmine.encoder.model.inference import PRECISIONS, prepare
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.preprocessing import preprocess
+from emsmine.encoder.model.tokenizer import PAD_ID, OffsetArray, Packed, Tokenizer
 from emsmine.encoder.protocol import FloatArray, unit_rows
-from emsmine.encoder.tokenizer import PAD_ID, OffsetArray, Packed, Tokenizer
 from emsmine.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)

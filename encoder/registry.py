@@ -12,8 +12,8 @@ ENTRY_POINTS = "emsmine.encoders"
 
 def _load_ems(rest: str, device: str) -> Encoder:
     from emsmine.encoder.ems import EMSEncoder, pretrained_folder
-    from emsmine.encoder.inference import PRECISIONS
-    from emsmine.encoder.model_directory import CONFIG
+    from emsmine.encoder.model.directory import CONFIG
+    from emsmine.encoder.model.inference import PRECISIONS
 
     # Only these suffixes count: an @ elsewhere belongs to the path.
     name, _, precision = rest.rpartition("@")

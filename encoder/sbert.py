@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from emsmine.encoder.ems import resolve_device
+from emsmine.encoder.model.tokenizer import replace_surrogates
 from emsmine.encoder.protocol import FloatArray, unit_rows
-from emsmine.encoder.tokenizer import replace_surrogates
 from emsmine.errors import ConfigError, MissingDependencyError, ModelError
 
 PROMPT_MARK = "?prompt="

@@ -12,10 +12,10 @@ from typing import Any
 
 from emsmine import languages
 from emsmine.errors import ConfigError
-from emsmine.mining.engine_choice import ENGINES
-from emsmine.pipelines import inside
-from emsmine.pipelines.layout import CONFIG_NAME
-from emsmine.pipelines.tasks import JSON
+from emsmine.mining.approximate.choice import ENGINES
+from emsmine.pipelines.store import inside
+from emsmine.pipelines.store.layout import CONFIG_NAME
+from emsmine.pipelines.store.tasks import JSON
 from emsmine.toml import parse_toml, read_toml
 
 MARGINS = ("ratio", "distance", "absolute")

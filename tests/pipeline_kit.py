@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emsmine.encoder.protocol import FloatArray, unit_rows
-from emsmine.pipelines.cli import run_cli
-from emsmine.pipelines.run import RunOptions, run_stages
+from emsmine.pipelines.cli.main import run_cli
+from emsmine.pipelines.runner.run import RunOptions, run_stages
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import TaskSpec
+from emsmine.pipelines.store.store import Store
+from emsmine.pipelines.store.tasks import TaskSpec
 
 # Invented; line i of every language says the same.
 PARALLEL: dict[str, list[str]] = {

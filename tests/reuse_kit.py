@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pipeline_kit as kit
 
-from emsmine.pipelines.store import Store
+from emsmine.pipelines.store.store import Store
 
 PAIR = ("de-en",)
 

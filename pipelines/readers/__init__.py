@@ -11,9 +11,17 @@ from typing import BinaryIO, cast
 
 from emsmine.errors import ConfigError, InputError
 from emsmine.pipelines.readers.buffer import Buffer
+from emsmine.pipelines.readers.formats import (
+    FORMATS,
+    HEAD_BYTES,
+    CountedFile,
+    codec_of,
+    format_of,
+    open_binary,
+    suffixes,
+)
 from emsmine.pipelines.readers.lines import read_jsonl, read_text
 from emsmine.pipelines.readers.lookahead import LookAhead
-from emsmine.pipelines.readers.open import FORMATS, HEAD_BYTES, CountedFile, codec_of, format_of, open_binary, suffixes
 from emsmine.pipelines.readers.records import Limits, Problem, Record
 from emsmine.pipelines.readers.stream import MemberStream, PlainStream
 from emsmine.pipelines.readers.warc import read_warc

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from emsmine.pipelines.readers.open import GZIP_MAGIC, ZSTD_MAGIC
+from emsmine.pipelines.readers.formats import GZIP_MAGIC, ZSTD_MAGIC
 from emsmine.pipelines.readers.records import Limits
 
 _PIECE = 1 << 16

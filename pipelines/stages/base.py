@@ -9,10 +9,10 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emsmine.pipelines.context import TaskContext
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import JSON, FileRef, Runtime, TaskSpec
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.store import Store
+from emsmine.pipelines.store.tasks import JSON, FileRef, Runtime, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,3 @@ class Stage:
 def library_versions(*names: str) -> dict[str, JSON]:
     """Return the installed versions of libraries that decide a result, to be part of a task's parameters."""
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def shard_name(number: int) -> str:
-    """Name shard `number`: five digits, so that names sort like numbers."""
-    return f"{number:05d}"
-
-
-def shard_of(ref: FileRef) -> str:
-    """Return the shard that a Parquet file is: `sentences/eng_Latn/00003.parquet` → `00003`."""
-    return ref.path.rsplit("/", 1)[1].removesuffix(".parquet")
-
-
-def pair_folder(pair: tuple[str, str]) -> str:
-    """Name the folder of a canonical pair: `deu_Latn-eng_Latn`."""
-    return f"{pair[0]}-{pair[1]}"

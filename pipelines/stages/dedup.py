@@ -10,17 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining import dedup, text
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import (
+from emsmine.mining.text import dedup
+from emsmine.mining.text import normalise as text
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.layout import shard_of
+from emsmine.pipelines.store.schemas import (
     DOCUMENTS,
     DUPLICATES,
     fixed_binary,
     from_fixed_binary,
     signatures_schema,
 )
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_of
-from emsmine.pipelines.tasks import JSON, TaskSpec
+from emsmine.pipelines.store.tasks import JSON, TaskSpec
 
 _BATCH = 256
 _SIGNATURE_BYTES = dedup.NUM_PERMUTATIONS * 4

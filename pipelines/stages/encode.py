@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from emsmine.encoder.protocol import Encoder
 from emsmine.encoder.registry import load_encoder
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.reuse import check_encoder, earlier_run, is_gone, recorded
-from emsmine.pipelines.reuse_vectors import KnownVectors, write_known
-from emsmine.pipelines.schemas import embeddings_schema, fixed_binary
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, shard_of
-from emsmine.pipelines.tasks import JSON, FileRef, Runtime, TaskSpec
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.stages.encode_known import KnownVectors, write_known
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.earlier import check_encoder, earlier_run, is_gone, recorded
+from emsmine.pipelines.store.layout import shard_of
+from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary
+from emsmine.pipelines.store.tasks import JSON, FileRef, Runtime, TaskSpec
 
 _BATCH = 8192
 _ROW_GROUP = 4096

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emsmine import languages
-from emsmine.mining.text import sanitise
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.files import AtomicFile
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
-from emsmine.pipelines.suspicious import COLUMN, ScoredPair, count_suspicious, listing_path
-from emsmine.pipelines.tasks import TaskSpec
+from emsmine.mining.text.normalise import sanitise
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.files import AtomicFile
+from emsmine.pipelines.store.layout import pair_folder
+from emsmine.pipelines.store.suspicious import COLUMN, ScoredPair, count_suspicious, listing_path
+from emsmine.pipelines.store.tasks import TaskSpec
 
 
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:

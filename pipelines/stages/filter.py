@@ -7,14 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining.rules import PairView, Rule, RulesConfig, apply, default_rules
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import pairs_schema
+from emsmine.mining.text.rules import PairView, Rule, RulesConfig, apply, default_rules
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, pair_folder
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
 from emsmine.pipelines.stages.langid import identifier_for
-from emsmine.pipelines.suspicious import COLUMN, count_suspicious
-from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.layout import pair_folder
+from emsmine.pipelines.store.schemas import pairs_schema
+from emsmine.pipelines.store.suspicious import COLUMN, count_suspicious
+from emsmine.pipelines.store.tasks import FileRef, Runtime, TaskSpec
 from emsmine.progress import report
 
 _BATCH = 8192

@@ -14,16 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine.errors import CorruptOutputError
-from emsmine.mining.audit import RowSample
-from emsmine.mining.engine_choice import APPROXIMATE, choose_index, choose_search, num_lists
-from emsmine.mining.faiss_device import faiss_package, load_faiss
-from emsmine.mining.faiss_index import IndexBuilder, training_rows
-from emsmine.pipelines.approximate import text_hashes
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import embeddings_metadata, from_fixed_binary, read_embeddings
+from emsmine.mining.approximate.build import IndexBuilder, training_rows
+from emsmine.mining.approximate.choice import APPROXIMATE, choose_index, choose_search, num_lists
+from emsmine.mining.approximate.loader import faiss_package, load_faiss
+from emsmine.mining.approximate.sample import RowSample
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
-from emsmine.pipelines.tasks import Runtime, TaskSpec
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.schemas import embeddings_metadata, from_fixed_binary, read_embeddings, text_hashes
+from emsmine.pipelines.store.tasks import Runtime, TaskSpec
 
 _BATCH = 8192
 _TRAINING_SALT = 1

@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from emsmine.errors import InputError
-from emsmine.mining.text import sanitise
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.files import hash_file
-from emsmine.pipelines.layout import LOCK_NAME
-from emsmine.pipelines.progress import Progress
+from emsmine.mining.text.normalise import sanitise
 from emsmine.pipelines.readers import Problem, Record, read_records
-from emsmine.pipelines.schemas import DOCUMENTS
+from emsmine.pipelines.runner.progress import Progress
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name
-from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.files import hash_file
+from emsmine.pipelines.store.layout import LOCK_NAME, shard_name
+from emsmine.pipelines.store.schemas import DOCUMENTS
+from emsmine.pipelines.store.tasks import FileRef, Runtime, TaskSpec
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine import languages
-from emsmine.mining.langid import UNDETERMINED, LanguageIdentifier, Prediction, load_identifier, script_of
-from emsmine.mining.split import split_sentences
-from emsmine.mining.text import dedup_key, hash128, letters_only, sanitise
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.schemas import OCCURRENCES, SEGMENTS, SENTENCES, from_fixed_binary
+from emsmine.mining.text.langid import UNDETERMINED, LanguageIdentifier, Prediction, load_identifier, script_of
+from emsmine.mining.text.normalise import dedup_key, hash128, letters_only, sanitise
+from emsmine.mining.text.split import split_sentences
 from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions, shard_name, shard_of
-from emsmine.pipelines.tasks import FileRef, Runtime, TaskSpec
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.layout import shard_name, shard_of
+from emsmine.pipelines.store.schemas import OCCURRENCES, SEGMENTS, SENTENCES, from_fixed_binary
+from emsmine.pipelines.store.tasks import FileRef, Runtime, TaskSpec
 
 _BATCH = 64
 _DOCUMENT_SAMPLE_CHARS = 4000

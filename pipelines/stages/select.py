@@ -1,6 +1,7 @@
 """select: neighbours → candidate pairs by margin, one task per language pair.
 
-The task holds a few bytes for every sentence, whatever the number of candidates: see `emsmine.mining.select_stream`.
+The task holds a few bytes for every sentence, whatever the number of candidates: see
+`emsmine.mining.selection.streamed`.
 """
 
 from collections.abc import Iterator
@@ -10,17 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from emsmine.mining.knn import Int64Array, Neighbours
-from emsmine.mining.select_sort import PairSorter
-from emsmine.mining.select_stream import Selection, score_streamed
-from emsmine.pipelines.context import TaskContext
-from emsmine.pipelines.plan_arithmetic import SELECT_BUFFER_PAIRS
-from emsmine.pipelines.schemas import SELECTED
-from emsmine.pipelines.select_scratch import ScratchFile
-from emsmine.pipelines.stages.base import PlanContext, Stage, Step, pair_folder
-from emsmine.pipelines.stages.search import DIRECTIONS
-from emsmine.pipelines.suspicious import count_suspicious
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.selection.sort import SELECT_BUFFER_PAIRS, PairSorter
+from emsmine.mining.selection.streamed import Selection, score_streamed
+from emsmine.pipelines.stages.base import PlanContext, Stage, Step
+from emsmine.pipelines.stages.search.exact import DIRECTIONS
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.layout import pair_folder
+from emsmine.pipelines.store.schemas import SELECTED
+from emsmine.pipelines.store.scratch import ScratchFile
+from emsmine.pipelines.store.suspicious import count_suspicious
+from emsmine.pipelines.store.tasks import FileRef, TaskSpec
 
 BUFFER_PAIRS = SELECT_BUFFER_PAIRS
 

@@ -10,8 +10,8 @@ import bootstrap_kit
 import pipeline_kit as kit
 import pytest
 
-from emsmine.mining.text import dedup_key
-from emsmine.pipelines.lock import run_lock
+from emsmine.mining.text.normalise import dedup_key
+from emsmine.pipelines.store.lock import run_lock
 
 
 @pytest.fixture(scope="module")

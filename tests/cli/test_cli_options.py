@@ -13,7 +13,7 @@ import pytest
 
 from emsmine import __version__
 from emsmine.languages import EMS_CODES
-from emsmine.pipelines.cli import cli
+from emsmine.pipelines.cli.main import cli
 from emsmine.pipelines.stages import STAGE_NAMES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cli_options.txt"
@@ -112,7 +112,7 @@ def test_langs() -> None:
 def test_nothing_heavy_is_loaded_for_help(args: list[str]) -> None:
     heavy = ["torch", "faiss", "datasketch", "scipy", "py3langid", "resiliparse", "pyarrow", "sentencepiece"]
     program = (
-        "import sys\nfrom emsmine.pipelines.cli import run_cli\n"
+        "import sys\nfrom emsmine.pipelines.cli.main import run_cli\n"
         f"code = run_cli({args!r})\n"
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)\nsys.exit(code)"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pipeline_kit as kit
 import pytest
 
-from emsmine.pipelines import plan_run
-from emsmine.pipelines.machine import Machine
+from emsmine.pipelines.planning import of_run
+from emsmine.pipelines.planning.machine import Machine
 
 TINY = Machine(1 << 20, "MemAvailable", 1 << 40, 2)
 
@@ -95,7 +95,7 @@ def test_a_run_says_its_plan_once(crawl: list[Path], tmp_path: Path) -> None:
 def test_a_run_is_refused_before_its_search(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "run"
     shutil.copytree(finished, root)
-    monkeypatch.setattr(plan_run, "look_at_machine", lambda output, max_memory_gb: TINY)
+    monkeypatch.setattr(of_run, "look_at_machine", lambda output, max_memory_gb: TINY)
     # Nothing is left to search, so nothing is refused.
     assert kit.emsmine("search", "-o", root, "-j", 2).code == 0
     refused = kit.emsmine("search", "-o", root, "-j", 2, "--redo", "search")
@@ -124,7 +124,7 @@ def test_a_plan_is_held_against_the_memory_that_may_be_taken() -> None:
 
 
 def test_a_dry_run_refuses_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_run, "look_at_machine", lambda output, max_memory_gb: TINY)
+    monkeypatch.setattr(of_run, "look_at_machine", lambda output, max_memory_gb: TINY)
     result = kit.emsmine("run", "-o", finished, "--dry-run")
     assert result.code == 0
     assert "plan: " not in result.err

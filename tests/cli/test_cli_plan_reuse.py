@@ -9,9 +9,9 @@ import pytest
 import reuse_kit
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.machine import Machine
-from emsmine.pipelines.plan import SearchRequest, make_plan
-from emsmine.pipelines.plan_reuse import ReusedPair, ReusePlan, add_reuse, check_reuse_fits, reuse_lines
+from emsmine.pipelines.planning.earlier import ReusedPair, ReusePlan, add_reuse, check_reuse_fits, reuse_lines
+from emsmine.pipelines.planning.machine import Machine
+from emsmine.pipelines.planning.plan import SearchRequest, make_plan
 
 PAIR = "deu_Latn-eng_Latn"
 MACHINE = Machine(64 << 30, "MemAvailable", 1 << 40, 4)

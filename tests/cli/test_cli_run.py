@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from emsmine import languages
-from emsmine.mining.langid import load_identifier
-from emsmine.mining.split import split_sentences
+from emsmine.mining.text.langid import load_identifier
+from emsmine.mining.text.split import split_sentences
 from emsmine.pipelines.stages import STAGE_NAMES
 
 FORMATS = ("--formats", "tsv,moses,parquet,jsonl")

@@ -11,7 +11,7 @@ import bootstrap_kit
 import pipeline_kit as kit
 import pytest
 
-from emsmine.pipelines import files
+from emsmine.pipelines.store import files
 
 LIMIT_SECONDS = 120
 

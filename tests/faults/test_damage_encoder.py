@@ -14,7 +14,7 @@ import torch
 from damage_kit import mutants
 
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.model_directory import (
+from emsmine.encoder.model.directory import (
     CONFIG,
     TOKENIZER,
     WEIGHTS,
@@ -23,7 +23,7 @@ from emsmine.encoder.model_directory import (
     save_model,
     write_config,
 )
-from emsmine.encoder.seal import seal
+from emsmine.encoder.model.seal import seal
 from emsmine.errors import ModelError
 
 HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"
@@ -80,10 +80,10 @@ def test_a_model_without_a_seal_loads_with_a_warning_and_can_be_sealed(
     (model / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         assert EMSEncoder(model, device="cpu").fingerprint() == fingerprint
-    assert f"python -m emsmine.encoder.seal {model}" in caplog.text
+    assert f"python -m emsmine.encoder.model.seal {model}" in caplog.text
     caplog.clear()
     done = subprocess.run(
-        [sys.executable, "-m", "emsmine.encoder.seal", str(model)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "emsmine.encoder.model.seal", str(model)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(model / CONFIG)
     assert EMSEncoder(model, device="cpu").fingerprint() == fingerprint

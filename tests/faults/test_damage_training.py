@@ -14,16 +14,16 @@ import pytest
 import torch
 from damage_kit import mutants
 
-from emsmine.encoder.cache_entry import ArrayFile, new_entry, open_entry
-from emsmine.encoder.checkpoints import load_best, load_checkpoint, save_best, save_checkpoint
-from emsmine.encoder.data import PairFile, TokenCache
+from emsmine.encoder.data.cache import ArrayFile, new_entry, open_entry
+from emsmine.encoder.data.negatives import NegativeSearch
+from emsmine.encoder.data.pairs import PairFile, TokenCache
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.model_directory import (
+from emsmine.encoder.model.directory import (
     save_model,
 )
-from emsmine.encoder.negatives import NegativeSearch
-from emsmine.encoder.tokenizer import Tokenizer, is_whole, write_tokenizer
-from emsmine.encoder.training import check_data, train
+from emsmine.encoder.model.tokenizer import Tokenizer, is_whole, write_tokenizer
+from emsmine.encoder.training.checkpoints import load_best, load_checkpoint, save_best, save_checkpoint
+from emsmine.encoder.training.run import check_data, train
 from emsmine.errors import CorruptOutputError, EmsmineError, ModelError, StaleOutputError
 
 HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"

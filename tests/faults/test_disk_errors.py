@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from emsmine.pipelines import inside
-from emsmine.pipelines.files import AtomicFile, hash_file, make_directory, sync_directory, write_atomically
-from emsmine.pipelines.lock import run_lock
-from emsmine.pipelines.machine import peak_rss_bytes
-from emsmine.pipelines.parquet import ParquetSink
+from emsmine.pipelines.planning.machine import peak_rss_bytes
+from emsmine.pipelines.store import inside
+from emsmine.pipelines.store.files import AtomicFile, hash_file, make_directory, sync_directory, write_atomically
+from emsmine.pipelines.store.lock import run_lock
+from emsmine.pipelines.store.parquet import ParquetSink
 
 SCHEMA = pa.schema([("text", pa.string())])
 
@@ -88,8 +88,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 import numpy as np, pyarrow as pa
 from emsmine.pipelines import inside
-from emsmine.pipelines.files import AtomicFile, write_atomically
-from emsmine.pipelines.parquet import ParquetSink
+from emsmine.pipelines.store.files import AtomicFile, write_atomically
+from emsmine.pipelines.store.parquet import ParquetSink
 root, kind = Path(sys.argv[1]), sys.argv[2]
 try:
     if kind == "atomic":
@@ -131,7 +131,7 @@ def test_peak_memory_is_that_of_the_program_not_of_its_launcher() -> None:
     ballast = bytearray(os.urandom(1 << 20) * 300)
     assert peak_rss_bytes() > len(ballast)
     code = (
-        "from emsmine.pipelines.machine import peak_rss_bytes; import resource; "
+        "from emsmine.pipelines.planning.machine import peak_rss_bytes; import resource; "
         "print(peak_rss_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     # Started from a process of this size by fork, as shells and schedulers do.

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from emsmine.encoder.checkpoints import load_best, load_checkpoint, save_checkpoint
-from emsmine.encoder.training import train
+from emsmine.encoder.training.checkpoints import load_best, load_checkpoint, save_checkpoint
+from emsmine.encoder.training.run import train
 from emsmine.errors import ModelError
 
 HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"

@@ -18,11 +18,11 @@ import pipeline_kit as kit
 import pytest
 
 from emsmine.errors import ForeignPathError
-from emsmine.pipelines import inside
-from emsmine.pipelines.bootstrap_report import Round, load_round
-from emsmine.pipelines.files import AtomicFile, write_atomically
+from emsmine.pipelines.bootstrap.report import Round, load_round
 from emsmine.pipelines.stages import STAGE_NAMES
-from emsmine.pipelines.tasks import canonical_json
+from emsmine.pipelines.store import inside
+from emsmine.pipelines.store.files import AtomicFile, write_atomically
+from emsmine.pipelines.store.tasks import canonical_json
 
 Spoil = Callable[[Path, Path], None]
 STAGE_MANIFEST = "manifests/export.export/deu_Latn-eng_Latn.json"

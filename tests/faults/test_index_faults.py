@@ -12,8 +12,8 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
-from emsmine.pipelines.files import is_temporary
-from emsmine.pipelines.schemas import embeddings_schema, fixed_binary
+from emsmine.pipelines.store.files import is_temporary
+from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary
 
 DIM = 16
 COMMANDS = (["index", "-p", "de-en", "--engine", "faiss-hnsw"], ["search", "-p", "de-en", "--audit-queries", "50"])

@@ -13,7 +13,7 @@ import pytest
 import reuse_kit
 from reuse_kit import PAIR
 
-from emsmine.pipelines.files import is_temporary
+from emsmine.pipelines.store.files import is_temporary
 
 LIMIT_SECONDS = 120
 

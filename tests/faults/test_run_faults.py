@@ -11,7 +11,7 @@ from pathlib import Path
 import pipeline_kit as kit
 import pytest
 
-from emsmine.pipelines.files import is_temporary
+from emsmine.pipelines.store.files import is_temporary
 
 PAIR = ("de-en",)
 LIMIT_SECONDS = 120

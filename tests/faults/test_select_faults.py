@@ -13,9 +13,9 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
-from emsmine.pipelines.files import is_temporary
-from emsmine.pipelines.schemas import neighbours_schema
 from emsmine.pipelines.stages import select
+from emsmine.pipelines.store.files import is_temporary
+from emsmine.pipelines.store.schemas import neighbours_schema
 
 PAIR = "deu_Latn-eng_Latn"
 ROWS = 400
@@ -23,8 +23,8 @@ COMMAND = ("-q", "select", "-p", "de-en", "--threshold", "0.1", "--cosine-floor"
 # Kills itself at a call for the file that pairs are put aside in.
 KILLED = """
 import os, signal, sys
-from emsmine.pipelines.cli import run_cli
-from emsmine.pipelines.select_scratch import ScratchFile
+from emsmine.pipelines.cli.main import run_cli
+from emsmine.pipelines.store.scratch import ScratchFile
 from emsmine.pipelines.stages import select
 
 select.BUFFER_PAIRS = 100

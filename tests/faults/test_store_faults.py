@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from emsmine.pipelines.files import is_temporary
-from emsmine.pipelines.manifests import StepManifest, TaskManifest
-from emsmine.pipelines.publish import is_intact
+from emsmine.pipelines.store.files import is_temporary
+from emsmine.pipelines.store.manifests import StepManifest, TaskManifest
+from emsmine.pipelines.store.publish import is_intact
 
 HERE = Path(__file__).parent
 CALLS = ("open", "write", "fsync", "replace", "mkdir", "unlink", "close")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from emsmine.pipelines.lock import run_lock
-from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.store.lock import run_lock
+from emsmine.pipelines.store.store import Store
+from emsmine.pipelines.store.tasks import FileRef, TaskSpec
 
 SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string())])
 NUM_TASKS = 2

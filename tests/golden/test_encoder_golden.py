@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from emsmine import languages
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.losses import (
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.preprocessing import preprocess
+from emsmine.encoder.model.released import RELEASED_LANGUAGES, ReleasedState, released_state
+from emsmine.encoder.model.tokenizer import Tokenizer, pack
+from emsmine.encoder.training.losses import (
     HeadConfig,
     ProjectionHead,
     ReconstructionHead,
     contrastive_loss,
     reconstruction_loss,
 )
-from emsmine.encoder.network import Network
-from emsmine.encoder.preprocessing import preprocess
-from emsmine.encoder.released import RELEASED_LANGUAGES, ReleasedState, released_state
-from emsmine.encoder.tokenizer import Tokenizer, pack
-from emsmine.encoder.training_model import language_numbers
+from emsmine.encoder.training.objective import language_numbers
 from emsmine.errors import ModelError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"

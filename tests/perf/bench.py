@@ -108,7 +108,7 @@ def bench_search(size: int, dim: int) -> list[str]:
     import faiss
     import numpy as np
 
-    from emsmine.mining.knn import search_both
+    from emsmine.mining.exact.search import search_both
 
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)

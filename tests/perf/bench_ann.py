@@ -101,8 +101,8 @@ def read_rows(stored: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDAr
 
 def measure(engine: str, rows: int, folder: Path) -> dict[str, Any]:
     """Build and search both directions with one engine; what a run on two languages does."""
-    from emsmine.mining.faiss_device import load_faiss
-    from emsmine.mining.knn import search_both
+    from emsmine.mining.approximate.loader import load_faiss
+    from emsmine.mining.exact.search import search_both
 
     load_faiss().omp_set_num_threads(1)
     dim = (folder / "source").stat().st_size // (2 * rows)
@@ -129,10 +129,10 @@ def measure_approximate(
     engine: str, rows: int, stored: dict[str, npt.NDArray[Any]], folder: Path, result: dict[str, Any]
 ) -> None:
     """Both directions: build the index of the base, tune on one sample, measure recall on another."""
-    from emsmine.mining.audit import neighbour_recall
-    from emsmine.mining.faiss_index import IndexBuilder, training_rows
-    from emsmine.mining.faiss_search import ApproximateIndex
-    from emsmine.mining.knn import Neighbours, merge, search_both
+    from emsmine.mining.approximate.audit import neighbour_recall
+    from emsmine.mining.approximate.build import IndexBuilder, training_rows
+    from emsmine.mining.approximate.search import ApproximateIndex
+    from emsmine.mining.exact.search import Neighbours, merge, search_both
 
     recalls, efforts = [], []
     dim = stored["source"].shape[1]

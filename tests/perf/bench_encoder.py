@@ -27,13 +27,13 @@ import zstandard
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.inference import PackedLinear
-from emsmine.encoder.model_directory import save_model
-from emsmine.encoder.network import Layer, Network
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.model.inference import PackedLinear
+from emsmine.encoder.model.network import Layer, Network
+from emsmine.encoder.model.tokenizer import Tokenizer
 from emsmine.encoder.protocol import FloatArray, unit_rows
-from emsmine.encoder.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SENTENCEPIECE = DATA / "spm" / "62languages_bpe_60000.model"

@@ -19,15 +19,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.data import Corpus
-from emsmine.encoder.inference import prepare
-from emsmine.encoder.network import Network
-from emsmine.encoder.tokenizer import Packed
-from emsmine.encoder.trainer import Trainer
-from emsmine.encoder.training_config import DataConfig, OptimiserConfig, RunConfig, TrainingConfig
-from emsmine.mining.gpu import Gpu
-from emsmine.mining.knn import search_both
+from emsmine.encoder.data.pairs import Corpus
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.inference import prepare
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.tokenizer import Packed
+from emsmine.encoder.training.settings import DataConfig, OptimiserConfig, RunConfig, TrainingConfig
+from emsmine.encoder.training.trainer import Trainer
+from emsmine.mining.exact.gpu import Gpu
+from emsmine.mining.exact.search import search_both
 
 TINY = NetworkConfig(vocab_size=500, dim=64, num_layers=2, num_heads=2, ffn_dim=256)
 ROUNDS = 5

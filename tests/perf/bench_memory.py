@@ -25,21 +25,21 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.data import Corpus
+from emsmine.encoder.data.pairs import Corpus
 from emsmine.encoder.ems import TOKENS_PER_BATCH, EMSEncoder
-from emsmine.encoder.losses import HeadConfig
-from emsmine.encoder.model_directory import save_model
-from emsmine.encoder.network import Network
-from emsmine.encoder.tokenizer import Packed, TokenizerTraining, train_tokenizer
-from emsmine.encoder.trainer import Trainer
-from emsmine.encoder.training_config import (
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.tokenizer import Packed, TokenizerTraining, train_tokenizer
+from emsmine.encoder.training.losses import HeadConfig
+from emsmine.encoder.training.settings import (
     DataConfig,
     LossConfig,
     OptimiserConfig,
     TrainingConfig,
     load_training_config,
 )
+from emsmine.encoder.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ROOT / "examples" / "sources" / "mono.tsv"

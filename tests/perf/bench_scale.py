@@ -36,19 +36,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining.audit import OtherSide, audit_direction, neighbour_recall, pair_agreement, verdicts
-from emsmine.mining.faiss_search import ApproximateIndex, Effort
-from emsmine.mining.knn import Neighbours, search_both
-from emsmine.mining.retrieve import candidates, select
-from emsmine.pipelines.approximate import StoredVectors, open_index
-from emsmine.pipelines.neighbours import DIRECTIONS, read_neighbours
-from emsmine.pipelines.run import execute
-from emsmine.pipelines.schemas import embeddings_schema, fixed_binary
+from emsmine.mining.approximate.audit import OtherSide, audit_direction, neighbour_recall, pair_agreement, verdicts
+from emsmine.mining.approximate.search import ApproximateIndex, Effort
+from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.selection.retrieve import candidates, select
+from emsmine.pipelines.runner.run import execute
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Step
-from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import Runtime, TaskSpec
+from emsmine.pipelines.stages.search.approximate import StoredVectors, open_index
+from emsmine.pipelines.store.neighbours import DIRECTIONS, read_neighbours
+from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary
+from emsmine.pipelines.store.store import Store
+from emsmine.pipelines.store.tasks import Runtime, TaskSpec
 
 Array = npt.NDArray[np.float32]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -32,9 +32,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from emsmine.mining.knn import Neighbours, Precision, search_both  # noqa: E402
-from emsmine.mining.retrieve import candidates, select  # noqa: E402
-from emsmine.mining.suspicion import suspicion  # noqa: E402
+from emsmine.mining.exact.search import Neighbours, Precision, search_both  # noqa: E402
+from emsmine.mining.selection.retrieve import candidates, select  # noqa: E402
+from emsmine.mining.selection.suspicion import suspicion  # noqa: E402
 
 Array = NDArray[np.float32]
 NEIGHBOURS = 4

@@ -35,11 +35,11 @@ import sentencepiece
 import torch
 import zstandard
 
-from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.inference import PackedLinear, PlainLinear
-from emsmine.encoder.model_directory import save_model
-from emsmine.encoder.network import Layer, Network
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.model.inference import PackedLinear, PlainLinear
+from emsmine.encoder.model.network import Layer, Network
 from emsmine.encoder.protocol import FloatArray, unit_rows
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

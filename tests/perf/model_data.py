@@ -2,8 +2,8 @@
 
 Dropped are repeated pairs, pairs that a rule of `emsmine filter` refuses, pairs of a source whose text is not in the
 language it is filed under, and pairs with a side near (Jaccard similarity of the pieces at least 0.6, as
-`emsmine.mining.overlap` finds it) to any sentence of the evaluation sets: Tatoeba, and both sides of the mining sets
-with their distractors. English counts whatever language it is paired with.
+`emsmine.mining.text.overlap` finds it) to any sentence of the evaluation sets: Tatoeba, and both sides of the mining
+sets with their distractors. English counts whatever language it is paired with.
 
 Needs `../shared/data` beside the repository; takes about 40 minutes of processor time, in one process for each core.
 Writes `<xx>-en.tsv` files (text, English, source tag) and `report.json` with the counts.
@@ -26,10 +26,10 @@ from typing import Any
 from model_overlap import DATA, MINING_PAIRS, lines_with_tabs, read_tests, unpack_tatoeba
 
 from emsmine import languages
-from emsmine.mining.langid import UNDETERMINED, LanguageIdentifier, load_identifier
-from emsmine.mining.overlap import OverlapIndex
-from emsmine.mining.rules import PairView, Rule, default_rules
-from emsmine.mining.text import dedup_key, hash128, sanitise
+from emsmine.mining.text.langid import UNDETERMINED, LanguageIdentifier, load_identifier
+from emsmine.mining.text.normalise import dedup_key, hash128, sanitise
+from emsmine.mining.text.overlap import OverlapIndex
+from emsmine.mining.text.rules import PairView, Rule, default_rules
 
 NEAR = 0.6
 ENGLISH = "eng_Latn"

@@ -22,10 +22,10 @@ from typing import Any
 import zstandard
 
 from emsmine import languages
-from emsmine.mining.overlap import OverlapIndex
-from emsmine.mining.text import sanitise
-from emsmine.pipelines.evaluation import find_tatoeba
-from emsmine.pipelines.mine import read_lines
+from emsmine.mining.text.normalise import sanitise
+from emsmine.mining.text.overlap import OverlapIndex
+from emsmine.pipelines.direct.evaluation import find_tatoeba
+from emsmine.pipelines.direct.mine import read_lines
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MINING_PAIRS = ("de-en", "sw-en", "zh-en")

@@ -23,12 +23,12 @@ from sentencepiece import SentencePieceProcessor
 
 from emsmine import languages
 from emsmine.encoder.ems import EMSEncoder
+from emsmine.encoder.model.tokenizer import UNK_ID
 from emsmine.encoder.registry import load_encoder
-from emsmine.encoder.tokenizer import UNK_ID
 from emsmine.mining.evaluate import tatoeba_accuracy
-from emsmine.mining.retrieve import select
-from emsmine.mining.text import dedup_key
-from emsmine.pipelines.mine import collect, mine_sides
+from emsmine.mining.selection.retrieve import select
+from emsmine.mining.text.normalise import dedup_key
+from emsmine.pipelines.direct.mine import collect, mine_sides
 from emsmine.pipelines.settings import SelectSettings
 
 # Sources whose texts are of the Tatoeba project, as is the test, and the pairs from which a language has many of them.

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emsmine.mining.audit import RowSample, wilson_interval
-from emsmine.mining.engine_choice import EXACT_ROWS, choose_index, choose_search, index_bytes, num_lists
-from emsmine.mining.faiss_index import IndexBuilder, training_rows
-from emsmine.mining.faiss_lists import nearest_lists
-from emsmine.mining.faiss_search import ApproximateIndex
-from emsmine.mining.knn import search_both
+from emsmine.mining.approximate.audit import wilson_interval
+from emsmine.mining.approximate.build import IndexBuilder, training_rows
+from emsmine.mining.approximate.choice import EXACT_ROWS, choose_index, choose_search, index_bytes, num_lists
+from emsmine.mining.approximate.probes import nearest_lists
+from emsmine.mining.approximate.sample import RowSample
+from emsmine.mining.approximate.search import ApproximateIndex
+from emsmine.mining.exact.search import search_both
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int, distinct: int) -> NDArray[np.float32]:

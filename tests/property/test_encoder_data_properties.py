@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.encoder.cache_entry import ArrayFile
-from emsmine.encoder.data import Corpus
-from emsmine.encoder.gradients import Chunks
-from emsmine.encoder.negatives import nearest_in_block
-from emsmine.encoder.sampler import PairSampler
-from emsmine.encoder.shuffling import Order
-from emsmine.encoder.tokenizer import pack
-from emsmine.encoder.training_model import TorchBatch
+from emsmine.encoder.data.cache import ArrayFile
+from emsmine.encoder.data.negatives import nearest_in_block
+from emsmine.encoder.data.pairs import Corpus
+from emsmine.encoder.data.sampler import PairSampler
+from emsmine.encoder.data.shuffling import Order
+from emsmine.encoder.model.tokenizer import pack
+from emsmine.encoder.training.gradients import Chunks
+from emsmine.encoder.training.objective import TorchBatch
 
 FEW = settings(deadline=None, max_examples=40)
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.inference import prepare
-from emsmine.encoder.network import Network
-from emsmine.encoder.quantised import Int8Linear, require_exact_products
-from emsmine.encoder.tokenizer import pack
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.inference import prepare
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.quantised import Int8Linear, require_exact_products
+from emsmine.encoder.model.tokenizer import pack
 from emsmine.errors import ConfigError
 
 VOCAB = 30

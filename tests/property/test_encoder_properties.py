@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.data import Corpus
-from emsmine.encoder.losses import contrastive_loss, duplicate_mask, reconstruction_loss
-from emsmine.encoder.model_directory import quantise_rows
-from emsmine.encoder.network import Network
+from emsmine.encoder.data.pairs import Corpus
+from emsmine.encoder.data.sampler import PairSampler
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import quantise_rows
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.released import released_state
+from emsmine.encoder.model.tokenizer import pack, replace_surrogates
 from emsmine.encoder.protocol import unit_rows
-from emsmine.encoder.released import released_state
-from emsmine.encoder.sampler import PairSampler
-from emsmine.encoder.tokenizer import pack, replace_surrogates
+from emsmine.encoder.training.losses import contrastive_loss, duplicate_mask, reconstruction_loss
 from emsmine.errors import ModelError
 
 VOCAB = 30

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emsmine.errors import ConfigError
-from emsmine.mining import knn_gpu
-from emsmine.mining.gpu import Gpu, TileShape, half_error, row_bytes, tile_bytes, tile_shape
-from emsmine.mining.knn import Neighbours, search_both, top_k
-from emsmine.mining.knn_absorb import Searched
-from emsmine.mining.knn_factors import LENGTH, Side
-from emsmine.mining.knn_gpu import _Blocks, _floor, _Rows, _slack
-from emsmine.mining.knn_neighbours import descending_bits
+from emsmine.mining.exact import gpu_tiles
+from emsmine.mining.exact.gpu import Gpu, TileShape, row_bytes, tile_bytes, tile_shape
+from emsmine.mining.exact.gpu_tiles import _Blocks, _floor, _Rows, _slack
+from emsmine.mining.exact.operands import Side
+from emsmine.mining.exact.refine import Searched
+from emsmine.mining.exact.search import Neighbours, search_both, top_k
+from emsmine.mining.neighbours import descending_bits
+from emsmine.mining.rounding import LENGTH, half_error
 
 Array = NDArray[np.float32]
 QUICK = settings(deadline=None, max_examples=40)
@@ -48,9 +49,9 @@ def sides(draw: st.DrawFn) -> tuple[Array, Array]:
 
 def search(shape: TileShape, *args: Any, **options: Any) -> tuple[Neighbours, Neighbours]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn_gpu, "tile_shape", lambda *_: shape)
-        patch.setattr(knn_gpu, "CHUNK_BLOCKS", 7)
-        patch.setattr(knn_gpu, "CHUNK_VALUES", 1000)
+        patch.setattr(gpu_tiles, "tile_shape", lambda *_: shape)
+        patch.setattr(gpu_tiles, "CHUNK_BLOCKS", 7)
+        patch.setattr(gpu_tiles, "CHUNK_VALUES", 1000)
         return search_both(*args, gpu=Gpu("cpu", 2**30), **options)
 
 
@@ -165,7 +166,7 @@ def test_the_best_are_those_of_numpy(num_rows: int, k: int, hits: int, seed: int
     row, base = np.divmod(entries, 10)
     scores = generator.choice(np.array([-1, -0.5, -0.0, 0.0, 1e-30, 0.25, 0.5, 1], np.float32), len(row))
     expected = top_k(row, base.astype(np.int64), scores, num_rows, k)
-    ids, cosine = knn_gpu.top_k(torch.from_numpy(row), torch.from_numpy(base), torch.from_numpy(scores), num_rows, k)
+    ids, cosine = gpu_tiles.top_k(torch.from_numpy(row), torch.from_numpy(base), torch.from_numpy(scores), num_rows, k)
     assert ids.tolist() == expected.ids.tolist()
     assert cosine.tolist() == expected.cosine.tolist()
 
@@ -174,4 +175,4 @@ def test_the_best_are_those_of_numpy(num_rows: int, k: int, hits: int, seed: int
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_the_bits_of_scores_are_those_of_numpy(scores: list[float]) -> None:
     array = np.array(scores, dtype=np.float32)
-    assert knn_gpu.descending_bits(torch.from_numpy(array)).tolist() == descending_bits(array).tolist()
+    assert gpu_tiles.descending_bits(torch.from_numpy(array)).tolist() == descending_bits(array).tolist()

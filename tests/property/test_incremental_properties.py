@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emsmine.mining.knn_incremental import (
+from emsmine.mining.exact.incremental import (
     Ranked,
     Renumbering,
     carry_over,
@@ -25,12 +25,12 @@ from emsmine.mining.knn_incremental import (
     search_both_new,
     search_both_ranked,
 )
-from emsmine.mining.text import dedup_key, hash128
-from emsmine.pipelines.schemas import SEGMENTS
+from emsmine.mining.text.normalise import dedup_key, hash128
 from emsmine.pipelines.settings import LangidSettings, SearchSettings, SelectSettings, Settings, parse_pairs
 from emsmine.pipelines.stages import encode, load_stage
 from emsmine.pipelines.stages.base import PlanContext
-from emsmine.pipelines.store import Store
+from emsmine.pipelines.store.schemas import SEGMENTS
+from emsmine.pipelines.store.store import Store
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emsmine.mining import faiss_lists, ivf_candidates, ivf_scan
-from emsmine.mining.faiss_index import IndexBuilder, training_rows
-from emsmine.mining.faiss_lists import nearest_lists
-from emsmine.mining.faiss_search import ApproximateIndex, Effort
-from emsmine.mining.knn import Neighbours, exact_cosine, top_k
+from emsmine.mining.approximate import candidates, scan
+from emsmine.mining.approximate import probes as faiss_lists
+from emsmine.mining.approximate.build import IndexBuilder, training_rows
+from emsmine.mining.approximate.probes import nearest_lists
+from emsmine.mining.approximate.search import ApproximateIndex, Effort
+from emsmine.mining.exact.search import Neighbours, exact_cosine, top_k
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int, distinct: int, ulps: int) -> NDArray[np.float32]:
@@ -71,12 +72,12 @@ def test_the_k_nearest_of_the_lists_are_found_whatever_the_sizes(
         expected = brute_force(query, base, ids, index._centroids, width, k)
         whole = index.search(query, k, effort)
         for name in ("_QUERIES", "_ROWS", "_SCORES"):
-            patch.setattr(ivf_scan, name, size)
-        patch.setattr(ivf_scan, "_BLOCK_PAIRS", size)
+            patch.setattr(scan, name, size)
+        patch.setattr(scan, "_BLOCK_PAIRS", size)
         patch.setattr(faiss_lists, "_BLOCK_SCORES", size)
         for name in ("_KEPT_ENTRIES", "_DENSE_ENTRIES", "_FETCHED_VALUES", "_RESCORED_VALUES", "_MERGED_ENTRIES"):
-            patch.setattr(ivf_candidates, name, size)
-        patch.setattr(ivf_candidates, "_KEPT_PER_NEIGHBOUR", 0)
+            patch.setattr(candidates, name, size)
+        patch.setattr(candidates, "_KEPT_PER_NEIGHBOUR", 0)
         parts = [index.search(query[start : start + cut], k, effort) for start in range(0, len(query), cut)]
     assert np.array_equal(whole.ids, expected.ids)
     assert np.array_equal(whole.cosine, expected.cosine)

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emsmine.mining import knn
-from emsmine.mining.knn import Neighbours, search_both
-from emsmine.mining.knn_factors import LENGTH, Factor, Products, Side, per_block
-from emsmine.mining.knn_float32 import Float32Products
-from emsmine.mining.knn_int8 import Int8Products, Rotation, int8_products_are_exact
-from emsmine.mining.knn_tiles import _Tile
+from emsmine.mining.exact import search as knn
+from emsmine.mining.exact.float32 import Float32Products
+from emsmine.mining.exact.int8 import Int8Products, Rotation, int8_products_are_exact
+from emsmine.mining.exact.operands import Factor, Products, Side, per_block
+from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.tiles import _Tile
+from emsmine.mining.rounding import LENGTH
 
 Array = NDArray[np.float32]
 QUICK = settings(deadline=None, max_examples=40)

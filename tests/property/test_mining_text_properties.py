@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine.languages import EMS_CODES
-from emsmine.mining.dedup import near_duplicates, signatures
-from emsmine.mining.langid import script_of
-from emsmine.mining.rules import PairView, apply, default_rules
-from emsmine.mining.split import split_sentences
-from emsmine.mining.text import dedup_key, digits, letters_only, sanitise
+from emsmine.mining.text.dedup import near_duplicates, signatures
+from emsmine.mining.text.langid import script_of
+from emsmine.mining.text.normalise import dedup_key, digits, letters_only, sanitise
+from emsmine.mining.text.rules import PairView, apply, default_rules
+from emsmine.mining.text.split import split_sentences
 
 ANY_TEXT = st.text(st.characters(), max_size=60)
 # Marks, joiners, breaks and terminators where the rules meet.

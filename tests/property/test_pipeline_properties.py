@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine import languages
-from emsmine.mining.langid import Prediction
-from emsmine.mining.text import dedup_key
-from emsmine.pipelines.mine import collect, read_lines
-from emsmine.pipelines.report import FunnelRow, format_funnel
+from emsmine.mining.text.langid import Prediction
+from emsmine.mining.text.normalise import dedup_key
+from emsmine.pipelines.direct.mine import collect, read_lines
+from emsmine.pipelines.runner.report import FunnelRow, format_funnel
 from emsmine.pipelines.settings import (
     FORMATS,
     MARGINS,

@@ -5,10 +5,10 @@ import dataclasses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.mining.engine_choice import ENGINES
-from emsmine.pipelines.machine import Machine
-from emsmine.pipelines.plan import Plan, SearchRequest, even_shards, make_plan
-from emsmine.pipelines.plan_advice import remedies
+from emsmine.mining.approximate.choice import ENGINES
+from emsmine.pipelines.planning.advice import remedies
+from emsmine.pipelines.planning.machine import Machine
+from emsmine.pipelines.planning.plan import Plan, SearchRequest, even_shards, make_plan
 
 MACHINE = Machine(8 << 30, "MemAvailable", 50 << 30, 4)
 ROWS = st.integers(0, 3_000_000)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.mining.knn import Int64Array, Neighbours
-from emsmine.mining.margin import MARGINS
-from emsmine.mining.retrieve import RETRIEVALS, Candidates, candidates, select
-from emsmine.mining.select_sort import NumberedPairs, PairSorter
-from emsmine.mining.select_stream import score_streamed
-from emsmine.mining.suspicion import suspicion
+from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.selection.margin import MARGINS
+from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.selection.sort import NumberedPairs, PairSorter
+from emsmine.mining.selection.streamed import score_streamed
+from emsmine.mining.selection.suspicion import suspicion
 
 QUICK = settings(deadline=None, max_examples=150)
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine.errors import AccountingError, ConfigError, CorruptOutputError
-from emsmine.pipelines import parquet
-from emsmine.pipelines.manifests import TaskManifest
-from emsmine.pipelines.store import Store
-from emsmine.pipelines.tasks import FileRef, TaskSpec, canonical_json, check_relative_path
+from emsmine.pipelines.store import parquet
+from emsmine.pipelines.store.manifests import TaskManifest
+from emsmine.pipelines.store.store import Store
+from emsmine.pipelines.store.tasks import FileRef, TaskSpec, canonical_json, check_relative_path
 
 few = settings(deadline=None, max_examples=50)
 

@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.mining.knn import Neighbours, search_both
-from emsmine.mining.margin import mean_similarity
-from emsmine.mining.retrieve import RETRIEVALS, Candidates, candidates, select
-from emsmine.mining.suspicion import Suspicion, suspicion
+from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.selection.margin import mean_similarity
+from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.selection.suspicion import Suspicion, suspicion
 
 QUICK = settings(deadline=None, max_examples=40)
 

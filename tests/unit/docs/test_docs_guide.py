@@ -8,13 +8,13 @@ from typing import Any
 import click
 import pytest
 
-from emsmine.encoder.training_config import TrainingConfig, load_training_config
-from emsmine.mining.rules import default_rules
-from emsmine.pipelines import schemas
-from emsmine.pipelines.cli import cli
-from emsmine.pipelines.context import REJECTS_SCHEMA
+from emsmine.encoder.training.settings import TrainingConfig, load_training_config
+from emsmine.mining.text.rules import default_rules
+from emsmine.pipelines.cli.main import cli
 from emsmine.pipelines.settings import STAGE_SETTINGS, build_settings, read_config
 from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.store import schemas
+from emsmine.pipelines.store.context import REJECTS_SCHEMA
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")

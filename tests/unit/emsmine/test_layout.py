@@ -189,15 +189,19 @@ def oversized(path: str, source: str) -> list[str]:
         ("mining/a.py", "import emsmine.encoder.ems", "mining imports emsmine.encoder.ems"),
         ("mining/a.py", "from emsmine.pipelines import store", "mining imports emsmine.pipelines"),
         ("mining/a.py", "from emsmine import encoder", "mining imports emsmine.encoder"),
-        ("encoder/a.py", "def f():\n    from emsmine.mining.knn import search", "encoder imports emsmine.mining.knn"),
+        (
+            "encoder/a.py",
+            "def f():\n    from emsmine.mining.exact.search import search",
+            "encoder imports emsmine.mining.exact.search",
+        ),
         ("encoder/a.py", "import importlib\nimportlib.import_module('emsmine.mining')", "encoder imports"),
         ("emsmine/languages.py", "import emsmine.mining", "facade imports emsmine.mining"),
         ("pipelines/a.py", "from . import store", "relative import"),
         ("pipelines/stages/a.py", "from ..store import Store", "relative import"),
         ("pipelines/a.py", "import mining", "bare import mining"),
         ("pipelines/a.py", "from encoder.ems import x", "bare import encoder.ems"),
-        ("pipelines/executor.py", "import ray", "outside pipelines/ray_executor.py"),
-        ("pipelines/executor.py", "if True:\n    from ray.util import x", "outside pipelines/ray_executor.py"),
+        ("pipelines/runner/executor.py", "import ray", "outside pipelines/ray_executor.py"),
+        ("pipelines/runner/executor.py", "if True:\n    from ray.util import x", "outside pipelines/ray_executor.py"),
     ],
 )
 def test_the_import_checker_finds_a_seeded_violation(path: str, source: str, finding: str) -> None:
@@ -207,11 +211,14 @@ def test_the_import_checker_finds_a_seeded_violation(path: str, source: str, fin
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("mining/a.py", "import raymond\nfrom emsmine.errors import InputError\nfrom emsmine.mining.margin import x"),
-        ("encoder/a.py", "from emsmine import languages\nimport emsmine.encoder.losses"),
-        ("pipelines/a.py", "from emsmine.mining.knn import x\nfrom emsmine.encoder import registry"),
+        (
+            "mining/a.py",
+            "import raymond\nfrom emsmine.errors import InputError\nfrom emsmine.mining.selection.margin import x",
+        ),
+        ("encoder/a.py", "from emsmine import languages\nimport emsmine.encoder.training.losses"),
+        ("pipelines/a.py", "from emsmine.mining.exact.search import x\nfrom emsmine.encoder import registry"),
         ("pipelines/ray_executor.py", "import ray"),
-        ("emsmine/__main__.py", "from emsmine.pipelines.cli import run_cli"),
+        ("emsmine/__main__.py", "from emsmine.pipelines.cli.main import run_cli"),
     ],
 )
 def test_the_import_checker_lets_allowed_imports_pass(path: str, source: str) -> None:
@@ -264,7 +271,7 @@ def test_the_other_checkers_find_seeded_violations() -> None:
 
 def test_the_sources_are_found() -> None:
     assert {path.split("/")[0] for path in SOURCES} == set(FOLDERS)
-    assert {"emsmine/languages.py", "mining/knn.py", "encoder/ems.py", "pipelines/cli.py"} <= set(SOURCES)
+    assert {"emsmine/languages.py", "mining/exact/search.py", "encoder/ems.py", "pipelines/cli/main.py"} <= set(SOURCES)
 
 
 @pytest.mark.parametrize("checker", [import_violations, unsafe_calls, undocumented, unannotated, oversized])

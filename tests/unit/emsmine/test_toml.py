@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from emsmine.encoder.training_config import load_training_config
+from emsmine.encoder.training.settings import load_training_config
 from emsmine.errors import ConfigError
 from emsmine.memory import shortage
-from emsmine.pipelines.bootstrap_settings import load_bootstrap_config
+from emsmine.pipelines.bootstrap.settings import load_bootstrap_config
 from emsmine.pipelines.settings import read_config
 from emsmine.toml import read_toml
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emsmine.encoder.config import NetworkConfig
-from emsmine.encoder.data import Corpus
-from emsmine.encoder.losses import HeadConfig
-from emsmine.encoder.model_directory import save_model
-from emsmine.encoder.network import Network
-from emsmine.encoder.tokenizer import TokenizerTraining, pack, train_tokenizer
-from emsmine.encoder.training_config import (
+from emsmine.encoder.data.pairs import Corpus
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.tokenizer import TokenizerTraining, pack, train_tokenizer
+from emsmine.encoder.training.losses import HeadConfig
+from emsmine.encoder.training.settings import (
     DataConfig,
     LossConfig,
     OptimiserConfig,
@@ -215,7 +215,7 @@ if __name__ == "__main__":
     # For the tests that kill a training: KIND DATA OUTPUT TOKENIZER; a checkpoint at every step.
     import sys
 
-    from emsmine.encoder.training import train
+    from emsmine.encoder.training.run import train
 
     torch.set_num_threads(1)
     kind, *paths = sys.argv[1:]

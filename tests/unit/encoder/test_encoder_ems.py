@@ -14,14 +14,14 @@ from encoder_contract import SENTENCES, EncoderContract
 from encoder_tiny import VOCAB, build, layered_network, plain_network
 
 from emsmine.encoder import ems
-from emsmine.encoder.config import NetworkConfig
 from emsmine.encoder.ems import EMSEncoder, resolve_device
-from emsmine.encoder.model_directory import save_model
-from emsmine.encoder.network import Network
+from emsmine.encoder.model.config import NetworkConfig
+from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.quantised import require_exact_products
+from emsmine.encoder.model.tokenizer import Tokenizer
 from emsmine.encoder.protocol import unit_rows
-from emsmine.encoder.quantised import require_exact_products
 from emsmine.encoder.sbert import SentenceTransformersEncoder
-from emsmine.encoder.tokenizer import Tokenizer
 from emsmine.errors import ConfigError, MissingDependencyError, ModelError
 
 

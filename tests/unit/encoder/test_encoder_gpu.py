@@ -7,8 +7,8 @@ import pytest
 import torch
 from encoder_tiny import dense_training, sparse_training
 
-from emsmine.encoder.checkpoints import load_checkpoint
-from emsmine.encoder.training import train
+from emsmine.encoder.training.checkpoints import load_checkpoint
+from emsmine.encoder.training.run import train
 
 DEVICE = "cuda"
 

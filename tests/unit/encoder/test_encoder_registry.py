@@ -11,7 +11,7 @@ from encoder_tiny import build, layered_network, plain_network
 
 from emsmine.encoder import ems
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.model_directory import save_model
+from emsmine.encoder.model.directory import save_model
 from emsmine.encoder.registry import load_encoder
 from emsmine.errors import ConfigError, MissingDependencyError, ModelError
 

@@ -17,9 +17,9 @@ from emsmine.mining.evaluate import (
     tatoeba_accuracy,
     xsim_error,
 )
-from emsmine.mining.knn import search_both
-from emsmine.mining.margin import MARGINS
-from emsmine.mining.retrieve import Candidates, candidates, select
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.selection.margin import MARGINS
+from emsmine.mining.selection.retrieve import Candidates, candidates, select
 
 Array = NDArray[np.float32]
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]

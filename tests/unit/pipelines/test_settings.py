@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from emsmine.errors import ConfigError, LanguageError
-from emsmine.pipelines.manifests import TaskManifest
 from emsmine.pipelines.settings import (
     STAGE_SETTINGS,
     EncodeSettings,
@@ -19,7 +18,8 @@ from emsmine.pipelines.settings import (
     read_config,
     to_toml,
 )
-from emsmine.pipelines.tasks import FileRef, TaskSpec
+from emsmine.pipelines.store.manifests import TaskManifest
+from emsmine.pipelines.store.tasks import FileRef, TaskSpec
 
 
 def test_every_name_is_one_flag_only() -> None:

@@ -1,0 +1,1 @@
+"""Pairs for training: files, tokenised cache, sampling, hard negatives, a teacher's vectors."""

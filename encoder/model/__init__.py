@@ -1,0 +1,1 @@
+"""The EMS network, its tokeniser and its directory on disk."""

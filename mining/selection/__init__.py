@@ -1,0 +1,1 @@
+"""From neighbours to pairs: margins, retrieval, choice in bounded memory, suspicious pairs."""

@@ -1,0 +1,1 @@
+"""What is done to texts: normal forms, languages, sentences, duplicates, rules."""

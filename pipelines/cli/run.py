@@ -1,0 +1,272 @@
+"""Commands on a run directory: `run`, one per stage, `report`, `verify`, `langs`."""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emsmine import languages
+from emsmine.display import printable
+from emsmine.errors import ConfigError, CorruptOutputError
+from emsmine.outputs import check_output_folder
+from emsmine.pipelines.cli.options import (
+    Command,
+    device_option,
+    memory_options,
+    output_path,
+    overrides,
+    stage_options,
+    workers_option,
+)
+from emsmine.pipelines.cli.streams import echo
+from emsmine.pipelines.settings import (
+    Settings,
+    build_settings,
+    parse_pairs,
+    read_config,
+    read_saved_config,
+    to_toml,
+)
+from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.store.layout import CONFIG_NAME, WRITTEN
+
+if TYPE_CHECKING:
+    from emsmine.pipelines.runner.run import RunOptions
+
+logger = logging.getLogger(__name__)
+
+COMMANDS: dict[str, click.Command] = {}
+
+
+def _settings(
+    output: Path | None, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
+) -> Settings:
+    """Combine the given configuration (or the one saved in the run directory), inputs, pairs and flags."""
+    base = read_config(Path(config)) if config else read_saved_config(output) if output else {}
+    settings = build_settings(
+        base,
+        overrides(STAGE_NAMES, given),
+        inputs=inputs,
+        pairs=parse_pairs(list(pairs)),
+        reuse=given.get("reuse"),
+    )
+    if output:
+        _check_paths(output, config, settings, pairs)
+    # Absolute, so that the saved settings mean the same files from wherever the run is continued.
+    absolute = tuple(map(_absolute, settings.inputs))
+    return dataclasses.replace(settings, inputs=absolute, reuse=settings.reuse and _absolute(settings.reuse))
+
+
+def _check_paths(output: Path, config: str | None, settings: Settings, pairs: Sequence[str]) -> None:
+    """Refuse results that would lie among the inputs, or replace a configuration that a person wrote."""
+    check_output_folder("run", "--output", output, settings.inputs, WRITTEN)
+    saved = output / CONFIG_NAME
+    if config and saved.exists() and saved.samefile(config):
+        text = saved.read_text(encoding="utf-8")
+        if text != to_toml(build_settings(read_config(saved), {})):
+            raise ConfigError(
+                f"run: --config {config} is where the settings of the run are saved, so it would be replaced; keep it "
+                "outside the run directory"
+            )
+    for word in (part.strip() for words in pairs for part in words.split(",")):
+        left, right = languages.pair(word) if word else ("", "")
+        if left > right:
+            logger.info("%s is written as %s: pairs are named alphabetically", word, languages.pair_name(left, right))
+
+
+def _close(output: Path, settings: Settings, last: str) -> None:
+    """Say where the results are, what is next, and why a pair has none."""
+    from emsmine.pipelines.runner.closing import closing_lines
+    from emsmine.pipelines.runner.report import funnel
+    from emsmine.pipelines.store.store import Store
+
+    lines, warnings = closing_lines(funnel(Store(output)), settings, output, last)
+    for line in lines:
+        logger.info("%s", line)
+    for line in warnings:
+        logger.warning("%s", line)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.runner.run import run_stages
+
+    run_stages(output, settings, stages, _run_options(given))
+
+
+def _run_options(given: dict[str, Any]) -> "RunOptions":
+    from emsmine.pipelines.planning.machine import Limits
+    from emsmine.pipelines.runner.run import RunOptions
+    from emsmine.pipelines.store.tasks import Runtime
+
+    redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
+    workers, device = given["workers"], given["device"]
+    limits = Limits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
+    return RunOptions(
+        workers=workers,
+        runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),
+        redo=redo,
+        limits=limits,
+    )
+
+
+def _print_preview(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
+    from emsmine.pipelines.runner.dry_run import format_preview, preview
+
+    found = preview(output, settings, stages, _run_options(given))
+    echo(printable(format_preview(found), lines=True))
+    if found.refusal is not None:
+        raise found.refusal
+
+
+def _print_funnel(output: Path) -> None:
+    from emsmine.pipelines.runner.report import doubts, format_funnel, funnel
+    from emsmine.pipelines.runner.verify import verify
+    from emsmine.pipelines.store.stat_cache import StatCache
+    from emsmine.pipelines.store.store import Store
+
+    store = Store(output)
+    rows = funnel(store)
+    found = verify(store.root, os.cpu_count() or 1, StatCache(store.root))
+    echo(format_funnel(rows, doubts(store, found)))
+
+
+_output = click.option(
+    "-o", "--output", required=True, metavar="DIR", help="Run directory: results and their manifests."
+)
+_output_of_run = click.option("-o", "--output", metavar="DIR", help="Run directory: results and their manifests.")
+_config = click.option("-c", "--config", metavar="FILE", help="TOML settings; flags win over it.")
+_pairs = click.option("-p", "--pairs", multiple=True, metavar="PAIRS", help="Language pairs, as in de-en,en-zh.")
+_reuse = click.option(
+    "--reuse", metavar="DIR", help="Earlier run whose results are taken over where they are still right; '' for none."
+)
+_redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and redo a stage and all later ones.")
+
+
+@click.command("run", cls=Command)
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@_output_of_run
+@_pairs
+@_config
+@_reuse
+@_redo
+@click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
+@workers_option
+@memory_options
+@device_option
+@stage_options(STAGE_NAMES)
+def run(
+    inputs: tuple[str, ...], output: str | None, pairs: tuple[str, ...], config: str | None, until: str, **given: Any
+) -> None:
+    """Run the whole pipeline: crawl files (WARC, WET, JSONL, Parquet, text) to a parallel corpus.
+
+    Interrupt it at any time; the same command continues. Ends with the funnel of what was kept and dropped, and why.
+    """
+    stages = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
+    folder = output_path(output) if output is not None else None
+    settings = _settings(folder, config, inputs, pairs, given)
+    wanted = {
+        "INPUT": bool(settings.inputs),
+        "--output (-o)": folder is not None,
+        "--pairs (-p)": bool(settings.pairs) or "langid" not in stages,
+    }
+    missing = [name for name, is_there in wanted.items() if not is_there]
+    if missing or folder is None:
+        raise click.UsageError(
+            f"Missing {' and '.join(missing)}, as in: emsmine run crawl/*.warc.gz --pairs de-en --output out"
+        )
+    if given["dry_run"]:
+        _print_preview(settings, folder, stages, given)
+        return
+    _run(settings, folder, stages, given)
+    _print_funnel(folder)
+    _close(folder, settings, until)
+
+
+def _stage_command(name: str) -> click.Command:
+    takes_inputs = name == "ingest"
+
+    def command(
+        output: str, config: str | None, pairs: tuple[str, ...], inputs: tuple[str, ...] = (), **given: Any
+    ) -> None:
+        folder = output_path(output)
+        settings = _settings(folder, config, inputs, pairs, given)
+        _run(settings, folder, [name], given)
+        _close(folder, settings, name)
+
+    command.__doc__ = f"Run the stage {name} on a run directory that holds the results of the stages before it."
+    for decorate in (stage_options([name]), device_option, workers_option, _redo, _reuse, _config, _pairs, _output):
+        command = decorate(command)
+    if name == "search":
+        command = memory_options(command)
+    if takes_inputs:
+        command = click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+    return click.command(name, cls=Command)(command)
+
+
+@click.command("report", cls=Command)
+@click.argument("output", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(output: str, as_json: bool) -> None:
+    """Print the funnel of a run directory: what came in, what was dropped and why, what came out.
+
+    Only what is verified is shown, and what is missing for a complete run is said.
+    """
+    from emsmine.pipelines.runner.report import funnel
+    from emsmine.pipelines.store.store import Store
+
+    if as_json:
+        rows = [{**vars(row), "adds_up": row.adds_up} for row in funnel(Store(output_path(output)))]
+        echo(json.dumps(rows, indent=1))
+    else:
+        _print_funnel(output_path(output))
+
+
+@click.command("verify", cls=Command)
+@click.argument("output", metavar="DIR")
+@workers_option
+def verify(output: str, workers: int) -> None:
+    """Check a run directory: every manifest, and every file by its hash. Changes nothing.
+
+    Prints a line for each problem, with the next step, and a summary; exits with 1 if there is a problem.
+    """
+    from emsmine.pipelines.planning.plan import size
+    from emsmine.pipelines.runner.verify import format_problem, verify
+    from emsmine.pipelines.store.lock import lock_holder
+    from emsmine.pipelines.store.store import Store
+
+    root = Store(output_path(output)).root
+    found = verify(root, workers)
+    holder = lock_holder(root)
+    if holder is not None:
+        logger.warning("%s", printable(f"in use by {holder}: what it is writing now may be named below"))
+    for problem in found.problems:
+        echo(printable(format_problem(problem)))
+    if found.unfinished:
+        echo(f"not finished: {', '.join(found.unfinished)} (to continue: emsmine run -o DIR)")
+    verdict = f"{len(found.problems)} problems" if found.problems else "no problem"
+    echo(f"{found.num_tasks} tasks, {found.num_files} files, {size(found.num_bytes)} verified: {verdict}")
+    if found.problems:
+        raise CorruptOutputError(f"verify: {root} is not whole: {verdict}; each line above ends with the next step")
+
+
+@click.command("langs", cls=Command)
+@click.argument("codes", nargs=-1)
+def langs(codes: tuple[str, ...]) -> None:
+    """List the languages of the shipped model as canonical code, short code and name; or look CODES up."""
+    for code in codes or languages.EMS_CODES:
+        canonical = languages.resolve(code)
+        echo(f"{canonical}\t{languages.short(canonical)}\t{languages.name(canonical)}")
+
+
+COMMANDS |= {name: _stage_command(name) for name in STAGE_NAMES}
+COMMANDS |= {"run": run, "report": report, "verify": verify, "langs": langs}

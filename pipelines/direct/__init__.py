@@ -1,0 +1,1 @@
+"""Mining, scoring and evaluating without a run directory."""

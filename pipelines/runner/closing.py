@@ -1,0 +1,92 @@
+"""What a run says at its end: where the corpus lies, what to do next, and which stage left nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from emsmine import languages
+from emsmine.pipelines.runner.report import FunnelRow
+from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.stages import STAGE_NAMES
+
+# Steps by which rows come to a pair, and how their rows are grouped: all together, by language, by pair.
+_TOGETHER, _BY_LANGUAGE, _BY_PAIR = (
+    ("ingest.read", "dedup.apply", "langid.split"),
+    ("langid.distinct", "encode.encode"),
+    ("select.select", "filter.filter", "export.export"),
+)
+
+
+def closing_lines(
+    rows: Sequence[FunnelRow], settings: Settings, output: Path, last: str
+) -> tuple[list[str], list[str]]:
+    """Say where the results are and what comes next.
+
+    Args:
+        rows: the funnel.
+        settings: of the run.
+        output: run directory.
+        last: the last stage that ran.
+
+    Returns:
+        Lines for a user, and warnings: pairs of which nothing is left, with the stage that dropped everything.
+    """
+    if last != "export":
+        following = STAGE_NAMES[STAGE_NAMES.index(last) + 1]
+        return [f"{last} is done in {output}; next: emsmine {following} -o {output}"], []
+    exported = {row.group: row.rows_out for row in rows if row.step == "export.export"}
+    lines = []
+    for pair in settings.pairs:
+        number = exported.get("-".join(pair), 0)
+        if number:
+            name = languages.pair_name(*pair, canonical=False)
+            lines.append(f"{name}: {number:,} pairs in {_main_file(output, name, settings.export.formats)}")
+    kept = [pair for pair in settings.pairs if exported.get("-".join(pair), 0)]
+    if kept:
+        lines.append(
+            f"all formats ({', '.join(settings.export.formats)}) are in {output / 'export'}. Funnel again: "
+            f"emsmine report {output}; another threshold: the same command with --threshold X --redo select"
+        )
+    return lines, [_why_nothing(rows, settings, pair, output) for pair in settings.pairs if pair not in kept]
+
+
+def _main_file(output: Path, name: str, formats: Sequence[str]) -> Path:
+    endings = {"tsv": f"{name}.tsv", "parquet": f"{name}.parquet", "jsonl": f"{name}.jsonl"}
+    moses = f"corpus.{name}.*"
+    return output / "export" / next((endings[kind] for kind in ("tsv", "parquet", "jsonl") if kind in formats), moses)
+
+
+def _why_nothing(rows: Sequence[FunnelRow], settings: Settings, pair: tuple[str, str], output: Path) -> str:
+    """Name the first step after which nothing of a pair was left, its commonest reason, and what may help."""
+    name = languages.pair_name(*pair, canonical=False)
+    groups = [(step, "") for step in _TOGETHER]
+    groups += [(step, lang) for step in _BY_LANGUAGE for lang in pair]
+    groups += [(step, "-".join(pair)) for step in _BY_PAIR]
+    found = {(row.step, row.group): row for row in rows}
+    for step, group in groups:
+        row = found.get((step, group))
+        if row is not None and row.rows_out:
+            continue
+        what = f" in {languages.name(group)}" if group in pair else ""
+        dropped = sorted((row.dropped if row else {}).items(), key=lambda item: (-item[1], item[0]))
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped[:3])
+        came = f" of {row.rows_in:,} rows" if row else ""
+        return (
+            f"{name}: no pair. {step.split('.')[0]} left nothing{what}{came}"
+            f"{f' ({reasons})' if reasons else ''}; {_advice(step, settings, output)}"
+        )
+    return f"{name}: no pair; see emsmine report {output}"
+
+
+def _advice(step: str, settings: Settings, output: Path) -> str:
+    stage = step.split(".")[0]
+    rejects = f"samples of what was dropped are in {output / 'rejects'}"
+    select = settings.select
+    return {
+        "ingest": f"check --format, --text-field and whether the input is text at all; {rejects}",
+        "langid": f"check --pairs, and whether the crawl holds that language (--min-lid-score is "
+        f"{settings.langid.min_lid_score:g}); {rejects}",
+        "select": f"lower --threshold (now {select.threshold:g}) or --cosine-floor (now {select.cosine_floor:g}), with "
+        "--redo select",
+        "filter": f"see which rule refused them, and leave it out with --rules-off or loosen it, with --redo filter; "
+        f"{rejects}",
+    }.get(stage, rejects)

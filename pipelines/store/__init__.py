@@ -1,0 +1,1 @@
+"""The run directory: tasks, manifests, files, and what earlier runs left."""

@@ -1,0 +1,63 @@
+"""Neighbours as Parquet: written by `search`, read by its later steps and by `select`."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from emsmine.mining.exact.incremental import Ranked
+from emsmine.mining.exact.search import Neighbours
+from emsmine.pipelines.store.context import TaskContext
+from emsmine.pipelines.store.schemas import neighbours_schema
+from emsmine.pipelines.store.tasks import FileRef
+
+DIRECTIONS = ("forward", "backward")
+_TIED = pa.field("tied", pa.bool_(), nullable=False)
+
+
+def write_neighbours(
+    task: TaskContext, dataset: str, name: str, rows: npt.NDArray[np.int64], neighbours: Neighbours, k: int
+) -> None:
+    """Write neighbours of the sentences `rows`; counts them as rows out.
+
+    Where a list is full, others are taken to be perhaps as near as its last: see `write_ranked` for those that know.
+    """
+    write_ranked(task, dataset, name, rows, Ranked.unsure(neighbours), k)
+
+
+def write_ranked(
+    task: TaskContext, dataset: str, name: str, rows: npt.NDArray[np.int64], ranked: Ranked, k: int
+) -> None:
+    """Write neighbours of the sentences `rows`, and whether others are as near; counts them as rows out."""
+    schema = neighbours_schema(k).append(_TIED)
+    columns = [
+        pa.array(rows),
+        pa.FixedSizeListArray.from_arrays(pa.array(ranked.neighbours.ids.ravel()), k),
+        pa.FixedSizeListArray.from_arrays(pa.array(ranked.neighbours.cosine.ravel()), k),
+        pa.array(ranked.tied),
+    ]
+    writer = task.writer(dataset, schema, counted=True, name=name)
+    writer.write(pa.Table.from_arrays(columns, schema=schema))
+
+
+def read_neighbours(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], Neighbours]:
+    """Return the sentence ids and their neighbours."""
+    rows, ranked = read_ranked(task, ref)
+    return rows, ranked.neighbours
+
+
+def read_ranked(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], Ranked]:
+    """Return the sentence ids, their neighbours, and whether others are as near as the last of them."""
+    table = task.read(ref)
+    k = table.schema.field("ids").type.list_size
+    ids, cosine = (
+        np.ascontiguousarray(table[name].combine_chunks().flatten().to_numpy()).reshape(-1, k)
+        for name in ("ids", "cosine")
+    )
+    neighbours = Neighbours(ids, cosine)
+    tied = table["tied"].to_numpy() if _TIED.name in table.schema.names else None
+    ranked = Ranked.unsure(neighbours) if tied is None else Ranked(neighbours, tied)
+    return table["sentence_id"].to_numpy(), ranked
+
+
+VERSIONS = {"tile": 3, "merge": 2}
+"""Of the two steps whose lists are carried over; other versions may order or cut them otherwise."""
