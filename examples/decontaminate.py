@@ -19,7 +19,7 @@ import click
 from emsmine import languages
 from emsmine.errors import EmsmineError, InputError
 from emsmine.mining.text.overlap import OverlapIndex
-from emsmine.pipelines.direct.mine import read_lines
+from emsmine.pipelines.direct.sentences import read_lines
 
 
 def read_tests(paths: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ def stored_error(dim: int) -> float:
     """Bound how far the float32 product of a unit row and a row in float16 is from the exact score, in float32.
 
     Half a unit in the last place of float16 is 2^-11 of a value, and 2^-25 for the smallest; the rest is as in
-    `knn_factors.float32_error`.
+    `float32_error`.
     """
     rounded = 2.0**-11 * LENGTH + math.sqrt(dim) * 2.0**-25
     summed = 1.01 * (dim + 3) * 2.0**-24 * LENGTH

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from emsmine.encoder.model.directory import TABLES
 from emsmine.encoder.model.preprocessing import PREPROCESSINGS
 from emsmine.encoder.training.losses import XTR_TARGETS, HeadConfig
 from emsmine.errors import ConfigError, ModelError
+from emsmine.fields import check_table
 from emsmine.toml import read_toml
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -312,27 +312,9 @@ def build_table(kind: Any, values: Any, where: str) -> Any:
     Raises:
         ConfigError: an unknown key, or a value of the wrong type or out of range; the message begins with `where`.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(f"train: {where} must be a table, got {type(values).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(f"train: {where} has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(fields))}")
-    for key, value in values.items():
-        wanted = type(getattr(kind(), key))
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            continue
-        if wanted is tuple:
-            item_type = typing.get_args(fields[key].type)[0]
-            # By type, as true and false would pass for integers.
-            if not isinstance(value, list) or not all(type(item) is item_type for item in value):
-                what = {str: "strings", int: "integers"}[item_type]
-                raise ConfigError(f"train: {where} {key} is {value!r}; it must be a list of {what}")
-        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise ConfigError(f"train: {where} {key} is {value!r}; it must be of type {wanted.__name__}")
-    converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    checked = check_table(kind, values, f"train: {where}")
     try:
-        return kind(**converted)
+        return kind(**checked)
     except ModelError as error:
         # The network's own checks do not know that a training configuration is to blame.
         raise ConfigError(f"train: {where}: {error}") from error

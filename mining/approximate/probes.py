@@ -1,7 +1,7 @@
 """Steps of an inverted-list search that must not depend on how queries are batched.
 
 A matrix product rounds differently with the shape of the batch, so FAISS's own choice of lists can change when the same
-query stands in another batch. Here the product only proposes, as in `knn`, and near-ties are decided in float64.
+query stands in another batch. Here the product only proposes, as in exact search, and near-ties are decided in float64.
 
 Shape suffixes: N queries, L lists, D dimensions, P probes.
 """

@@ -1,7 +1,7 @@
 """Search inverted lists one after the other: a matrix product of a list and all queries that look at it.
 
 FAISS goes through the lists of one query after the other, and reads each list from memory as often as queries look at
-it. The result here is exact among the rows of a query's lists: the product only proposes, see `ivf_candidates`. So it
+it. The result here is exact among the rows of a query's lists: the product only proposes, see `candidates`. So it
 does not depend on how queries are cut into batches, or on threads.
 
 Memory beside the queries, in bytes, for N queries that are searched together: 24 for each of at most 2^21 pairs of a

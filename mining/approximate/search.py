@@ -2,7 +2,7 @@
 
 FAISS proposes, we decide: it returns a few more neighbours than wanted, whose cosines are then computed exactly and put
 into our total order (FAISS leaves the order of equal scores undefined). Lists of whole vectors are its own format only:
-they are searched by `ivf_scan`, unless they lie on a GPU, and what is found is exact among the lists looked at.
+they are searched by `scan`, unless they lie on a GPU, and what is found is exact among the lists looked at.
 
 Shape suffixes: N queries, M base rows, D dimensions, P proposals, H hits.
 """

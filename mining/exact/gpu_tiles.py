@@ -1,4 +1,4 @@
-"""The walk of `knn_tiles` on a GPU: scores never leave it, and what comes out has the same bytes.
+"""The walk of `tiles` on a GPU: scores never leave it, and what comes out has the same bytes.
 
 A product in float16 proposes, block maxima tell where to look, and entries that may be among the k best are scored in
 float64 there. A sum in float64 that lies so near a midpoint of two float32 that its order could decide how it is
@@ -63,7 +63,7 @@ def search_on_gpu(source: Searched, target: Searched, gpu: Gpu) -> None:
 class _Rows:
     """Rows of one side on the device, in whole blocks, with their neighbours so far.
 
-    Positions are laid out and filled up as in `knn_factors`: a block is every W-th position.
+    Positions are laid out and filled up as in `operands`: a block is every W-th position.
 
     Shapes: float32, float16 [P, D]; error [P], how far rounding moved each row, and half of what the product errs by;
     row_P, the row of the span that stands at each position; real_P, False for a repeated row; ids, cosine [S, K].
@@ -144,7 +144,7 @@ def _absorb(blocks: _Blocks, query: _Rows, base: _Rows) -> None:
 
 
 def _slack(query: _Rows, base: _Rows) -> Tensor:
-    """Bound how far the products of each query are from its scores; see `knn_factors`.
+    """Bound how far the products of each query are from its scores; see `operands`.
 
     One error stands for those of all base rows, which hardly differ.
     """

@@ -71,8 +71,8 @@ def search_both(
     The result is exact and depends on the vectors and ids only, not on the tile sizes, the order of the rows, the
     number of threads, the precision of the products, or where they are taken.
 
-    Memory beside the vectors and the result is bounded by the tile and about 100 bytes per row: see `knn_tiles`. It
-    does not grow with N x M.
+    Memory beside the vectors and the result is bounded by the tile and about 100 bytes per row: see `tiles`. It does
+    not grow with N x M.
 
     Args:
         source_ND: unit rows.

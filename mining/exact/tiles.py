@@ -165,7 +165,7 @@ def _floor(
 def _limits(query: Factor, floor_Q: Float32Array, base: Factor, *, by_block: bool = False) -> Float32Array:
     """Return the smallest entry of a query in a block that may reach the query's floor, [Q, W]; by block, [W, Q].
 
-    It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base), see `knn_factors`:
+    It is (floor - LENGTH error_base - error_query (LENGTH + error_base)) / (scale_query scale_base), see `operands`:
     what the query asks times what the block offers.
     """
     if query.slack is not None and base.slack is not None:

@@ -49,7 +49,7 @@ from emsmine.pipelines.bootstrap.report import Round, best_round, build_report, 
 from emsmine.pipelines.bootstrap.settings import STATE_NAME, BootstrapConfig, compare_state
 from emsmine.pipelines.bootstrap.tokenizer import publish_tokenizer, train_shared_tokenizer
 from emsmine.pipelines.runner.run import RunOptions, check_settings, run_stages
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES
 from emsmine.pipelines.stages.ingest import expand_inputs
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.files import hash_file, is_temporary, new_attempt, write_atomically

@@ -10,7 +10,9 @@ from typing import Any
 
 from emsmine.encoder.training.settings import TrainingConfig, build_table
 from emsmine.errors import ConfigError, CorruptOutputError, StaleOutputError
-from emsmine.pipelines.settings import STAGE_SETTINGS, Settings, build_settings, read_config
+from emsmine.fields import check_table
+from emsmine.pipelines.configuration import build_settings, read_config
+from emsmine.pipelines.settings import STAGE_SETTINGS, Settings
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.files import new_attempt, write_atomically
 from emsmine.pipelines.store.tasks import JSON
@@ -97,18 +99,7 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 
 def _bootstrap_settings(values: Mapping[str, Any], where: str) -> BootstrapSettings:
-    fields = {field.name: field.default for field in dataclasses.fields(BootstrapSettings)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(f"bootstrap: {where} has unknown keys {', '.join(unknown)}; known: {', '.join(fields)}")
-    for key, value in values.items():
-        if isinstance(fields[key], tuple):
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ConfigError(f"bootstrap: {where} {key} is {value!r}; it must be a list of strings")
-        elif type(value) is not type(fields[key]):
-            raise ConfigError(f"bootstrap: {where} {key} is {value!r}; it must be of type {type(fields[key]).__name__}")
-    converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    settings = BootstrapSettings(**converted)
+    settings = BootstrapSettings(**check_table(BootstrapSettings, values, f"bootstrap: {where}"))
     for key, lowest in (("rounds", 1), ("max_pairs", 0)):
         if getattr(settings, key) < lowest:
             raise ConfigError(f"bootstrap: {where} {key} is {getattr(settings, key)}; it must be at least {lowest}")

@@ -11,7 +11,8 @@ from emsmine import languages
 from emsmine.columns import parse_columns
 from emsmine.pipelines.cli.options import APPROXIMATE_ONLY, Command, device_option, overrides, stage_options
 from emsmine.pipelines.cli.streams import echo
-from emsmine.pipelines.settings import EncodeSettings, build_settings
+from emsmine.pipelines.configuration import build_settings
+from emsmine.pipelines.settings import EncodeSettings
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from emsmine.pipelines.cli.options import (
     sentence_limit_option,
     stage_options,
 )
+from emsmine.pipelines.configuration import build_settings
 from emsmine.pipelines.direct.declared import declared_languages
-from emsmine.pipelines.settings import SelectSettings, build_settings
+from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
 

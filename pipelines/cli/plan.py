@@ -17,7 +17,7 @@ from emsmine.pipelines.cli.options import (
     workers_option,
 )
 from emsmine.pipelines.cli.streams import echo
-from emsmine.pipelines.settings import build_settings, parse_pairs, read_saved_config
+from emsmine.pipelines.configuration import build_settings, parse_pairs, read_saved_config
 
 _STAGES = ("langid", "encode", "index", "search")
 _NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall", "min_precision")

@@ -24,15 +24,8 @@ from emsmine.pipelines.cli.options import (
     workers_option,
 )
 from emsmine.pipelines.cli.streams import echo
-from emsmine.pipelines.settings import (
-    Settings,
-    build_settings,
-    parse_pairs,
-    read_config,
-    read_saved_config,
-    to_toml,
-)
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.configuration import build_settings, parse_pairs, read_config, read_saved_config, to_toml
+from emsmine.pipelines.settings import STAGE_NAMES, Settings
 from emsmine.pipelines.store.layout import CONFIG_NAME, WRITTEN
 
 if TYPE_CHECKING:

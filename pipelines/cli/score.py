@@ -17,8 +17,8 @@ from emsmine.pipelines.cli.options import (
     sentence_limit_option,
     stage_options,
 )
+from emsmine.pipelines.configuration import build_settings
 from emsmine.pipelines.direct.declared import declared_languages
-from emsmine.pipelines.settings import build_settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,8 @@ from emsmine.errors import InputError, LanguageError
 from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.selection.retrieve import select
 from emsmine.mining.text.normalise import dedup_key, sanitise
-from emsmine.pipelines.direct.mine import SentenceList, collect, mine_sides, read_lines
+from emsmine.pipelines.direct.mine import mine_sides
+from emsmine.pipelines.direct.sentences import SentenceList, collect, read_lines
 from emsmine.pipelines.runner.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 

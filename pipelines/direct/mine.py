@@ -3,110 +3,25 @@
 The same functions as the stages index, search and select, without a run directory in between.
 """
 
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from emsmine import languages
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
-from emsmine.lines import unpacked_lines
 from emsmine.mining.exact.gpu import find_gpu
 from emsmine.mining.exact.search import Neighbours, search_both
 from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.suspicion import suspicion
-from emsmine.mining.text.normalise import dedup_key, sanitise
 from emsmine.outputs import write_output
 from emsmine.pipelines.direct.declared import check_languages
-from emsmine.pipelines.readers import open_binary
+from emsmine.pipelines.direct.sentences import SentenceList, collect, encode_usable, read_lines
 from emsmine.pipelines.runner.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.store.suspicious import ScoredPair, counters_of
 from emsmine.progress import listening
-
-_BATCH = 8192
-
-
-@dataclass(frozen=True)
-class SentenceList:
-    """The distinct usable sentences of one side.
-
-    Args:
-        lang: canonical code.
-        texts: sanitised, distinct by dedup key, in order of first occurrence.
-        dropped: lines left out, by reason.
-        places: for every line of the input that was used or is a copy: its number in `texts`; -1 for a dropped line.
-    """
-
-    lang: str
-    texts: list[str]
-    dropped: dict[str, int] = field(default_factory=dict)
-    places: list[int] = field(default_factory=list)
-
-
-def read_lines(path: str) -> Iterator[bytes]:
-    """Yield the lines of a file, or of stdin for `-`, without their line feed; what is compressed is unpacked.
-
-    See `emsmine.lines.unpacked_lines`.
-
-    Raises:
-        InputError: the file does not exist, or its compression is damaged.
-    """
-    if path == "-":
-        try:
-            yield from unpacked_lines(sys.stdin.buffer, "stdin")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "stdin") from error
-        return
-    with open_binary(path) as stream:
-        yield from unpacked_lines(stream, path)
-
-
-def collect(lines: Iterable[bytes | str], lang: str, max_chars: int) -> SentenceList:
-    """Clean the lines of one side and keep each distinct sentence once; everything left out is counted."""
-    texts: list[str] = []
-    numbers: dict[str, int] = {}
-    places: list[int] = []
-    dropped: Counter[str] = Counter()
-    for line in lines:
-        try:
-            text = sanitise(line.decode("utf-8") if isinstance(line, bytes) else line)
-        except UnicodeDecodeError:
-            text, reason = "", "invalid_utf8"
-        else:
-            reason = "empty" if not text else "too_long" if len(text) > max_chars else ""
-        if reason:
-            dropped[reason] += 1
-            places.append(-1)
-            continue
-        number = numbers.setdefault(dedup_key(text), len(texts))
-        places.append(number)
-        if number == len(texts):
-            texts.append(text)
-        else:
-            dropped["duplicate"] += 1
-    return SentenceList(lang, texts, dict(dropped), places)
-
-
-def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Encode a side in batches; rows without a usable vector are left out.
-
-    Returns:
-        float32 [N, D], unit rows, and int64 [N], the number of each in `sentences.texts`.
-    """
-    parts = []
-    with Progress(f"encode {languages.short(sentences.lang)}", len(sentences.texts), "sentences") as progress:
-        for start in range(0, len(sentences.texts), _BATCH):
-            part = sentences.texts[start : start + _BATCH]
-            parts.append(encoder.encode(part, lang=sentences.lang))
-            progress.advance(len(part))
-    vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
-    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
-    return np.ascontiguousarray(vectors[usable]), usable
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from emsmine.mining.exact.search import exact_cosine
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 from emsmine.outputs import is_same_file
 from emsmine.pipelines.direct.declared import check_languages
-from emsmine.pipelines.direct.mine import SentenceList, collect, encode_usable, read_lines, search_showing
+from emsmine.pipelines.direct.mine import search_showing
+from emsmine.pipelines.direct.sentences import SentenceList, collect, encode_usable, read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""The plan of a search, from numbers of rows: engines, memory, disk, tasks, time. What would fit: `plan_advice`.
+"""The plan of a search, from numbers of rows: engines, memory, disk, tasks, time. What would fit: `advice`.
 
-Bounds come from the arrays that the steps hold (see `plan_arithmetic`), so a search is refused only for what its
+Bounds come from the arrays that the steps hold (see `costs`), so a search is refused only for what its
 arithmetic says. Times are estimates, and nothing is refused for them.
 """
 

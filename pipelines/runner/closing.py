@@ -5,8 +5,7 @@ from pathlib import Path
 
 from emsmine import languages
 from emsmine.pipelines.runner.report import FunnelRow
-from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES, Settings
 
 # Steps by which rows come to a pair, and how their rows are grouped: all together, by language, by pair.
 _TOGETHER, _BY_LANGUAGE, _BY_PAIR = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from emsmine.errors import InputError, StaleOutputError
 from emsmine.pipelines.planning.plan import size
 from emsmine.pipelines.runner.run import RunOptions, check_settings, redone_stages, refuse_to_remove
-from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.settings import STAGE_NAMES, Settings
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Step
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.earlier import check_reuse

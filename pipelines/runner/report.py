@@ -9,7 +9,8 @@ from emsmine import languages
 from emsmine.display import printable
 from emsmine.errors import CorruptOutputError, InputError, LanguageError
 from emsmine.pipelines.runner.verify import OF_RESULTS, Verification, format_problem
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.settings import STAGE_NAMES
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.suspicious import first_of_listing, is_listing, suspicious_counts
 from emsmine.pipelines.store.tasks import FileRef

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
+from emsmine.pipelines.configuration import to_toml
 from emsmine.pipelines.planning.machine import Limits, peak_rss_bytes
 from emsmine.pipelines.planning.of_run import NO_LIMITS, check_search
 from emsmine.pipelines.runner.executor import Executor, LocalExecutor, OnProgress
 from emsmine.pipelines.runner.progress import StepProgress
-from emsmine.pipelines.settings import Settings, to_toml
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.settings import STAGE_NAMES, Settings
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.earlier import adopt_finished, check_reuse

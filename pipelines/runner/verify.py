@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from emsmine.errors import ConfigError, CorruptOutputError, ForeignPathError, InputError
-from emsmine.pipelines.settings import STAGE_SETTINGS, Settings, build_settings, read_saved_config
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.configuration import build_settings, read_saved_config
+from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS, Settings
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store import inside, layout
 from emsmine.pipelines.store.files import hash_inside, is_temporary
 from emsmine.pipelines.store.layout import pair_folder

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emsmine.pipelines.stages.base import Stage
 
-STAGE_NAMES = ("ingest", "dedup", "langid", "encode", "index", "search", "select", "filter", "export")
-"""In the order in which they run."""
-
 
 def load_stage(name: str) -> "Stage":
     """Import a stage; only then are its libraries loaded."""

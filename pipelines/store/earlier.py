@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.settings import Settings
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES, Settings
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.files import AtomicFile, new_attempt
 from emsmine.pipelines.store.layout import pair_folder

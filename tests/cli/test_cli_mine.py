@@ -7,7 +7,7 @@ import pipeline_kit as kit
 import pytest
 import zstandard
 
-from emsmine.pipelines.direct.mine import read_lines
+from emsmine.pipelines.direct.sentences import read_lines
 
 LANGS = ("--source-lang", "de", "--target-lang", "en")
 GERMAN, ENGLISH = kit.PARALLEL["de"], kit.PARALLEL["en"]

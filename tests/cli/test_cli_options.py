@@ -14,7 +14,7 @@ import pytest
 from emsmine import __version__
 from emsmine.languages import EMS_CODES
 from emsmine.pipelines.cli.main import cli
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cli_options.txt"
 

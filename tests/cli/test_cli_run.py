@@ -13,7 +13,7 @@ import pytest
 from emsmine import languages
 from emsmine.mining.text.langid import load_identifier
 from emsmine.mining.text.split import split_sentences
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES
 
 FORMATS = ("--formats", "tsv,moses,parquet,jsonl")
 

@@ -19,7 +19,7 @@ import pytest
 
 from emsmine.errors import ForeignPathError
 from emsmine.pipelines.bootstrap.report import Round, load_round
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.files import AtomicFile, write_atomically
 from emsmine.pipelines.store.tasks import canonical_json

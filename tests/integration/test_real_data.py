@@ -8,7 +8,7 @@ import pipeline_kit as kit
 import pytest
 import zstandard
 
-from emsmine.pipelines.direct.mine import read_lines
+from emsmine.pipelines.direct.sentences import read_lines
 from emsmine.pipelines.settings import SelectSettings
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

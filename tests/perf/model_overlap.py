@@ -25,7 +25,7 @@ from emsmine import languages
 from emsmine.mining.text.normalise import sanitise
 from emsmine.mining.text.overlap import OverlapIndex
 from emsmine.pipelines.direct.evaluation import find_tatoeba
-from emsmine.pipelines.direct.mine import read_lines
+from emsmine.pipelines.direct.sentences import read_lines
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MINING_PAIRS = ("de-en", "sw-en", "zh-en")

@@ -28,7 +28,8 @@ from emsmine.encoder.registry import load_encoder
 from emsmine.mining.evaluate import tatoeba_accuracy
 from emsmine.mining.selection.retrieve import select
 from emsmine.mining.text.normalise import dedup_key
-from emsmine.pipelines.direct.mine import collect, mine_sides
+from emsmine.pipelines.direct.mine import mine_sides
+from emsmine.pipelines.direct.sentences import collect
 from emsmine.pipelines.settings import SelectSettings
 
 # Sources whose texts are of the Tatoeba project, as is the test, and the pairs from which a language has many of them.

@@ -26,7 +26,8 @@ from emsmine.mining.exact.incremental import (
     search_both_ranked,
 )
 from emsmine.mining.text.normalise import dedup_key, hash128
-from emsmine.pipelines.settings import LangidSettings, SearchSettings, SelectSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import LangidSettings, SearchSettings, SelectSettings, Settings
 from emsmine.pipelines.stages import encode, load_stage
 from emsmine.pipelines.stages.base import PlanContext
 from emsmine.pipelines.store.schemas import SEGMENTS

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from emsmine import languages
 from emsmine.mining.text.langid import Prediction
 from emsmine.mining.text.normalise import dedup_key
-from emsmine.pipelines.direct.mine import collect, read_lines
+from emsmine.pipelines.configuration import build_settings, parse_pairs, to_toml
+from emsmine.pipelines.direct.sentences import collect, read_lines
 from emsmine.pipelines.runner.report import FunnelRow, format_funnel
 from emsmine.pipelines.settings import (
     FORMATS,
@@ -24,9 +25,6 @@ from emsmine.pipelines.settings import (
     LangidSettings,
     SelectSettings,
     Settings,
-    build_settings,
-    parse_pairs,
-    to_toml,
 )
 from emsmine.pipelines.stages.langid import decide_language
 

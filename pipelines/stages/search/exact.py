@@ -6,7 +6,7 @@ Approximate: `tile` has a task per direction and shard of queries, which searche
 scored before the merge, and the number of shards changes no result.
 
 `sample` and `audit` have tasks for pairs that are searched approximately only: they tune the search before it starts,
-and measure it afterwards. `reuse` has tasks if there is an earlier run to reuse (`reuse_neighbours`).
+and measure it afterwards. `reuse` has tasks if there is an earlier run to reuse (`earlier`).
 """
 
 import numpy as np

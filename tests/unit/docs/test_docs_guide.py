@@ -11,8 +11,9 @@ import pytest
 from emsmine.encoder.training.settings import TrainingConfig, load_training_config
 from emsmine.mining.text.rules import default_rules
 from emsmine.pipelines.cli.main import cli
-from emsmine.pipelines.settings import STAGE_SETTINGS, build_settings, read_config
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.configuration import build_settings, read_config
+from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store import schemas
 from emsmine.pipelines.store.context import REJECTS_SCHEMA
 

@@ -8,7 +8,7 @@ from emsmine.encoder.training.settings import load_training_config
 from emsmine.errors import ConfigError
 from emsmine.memory import shortage
 from emsmine.pipelines.bootstrap.settings import load_bootstrap_config
-from emsmine.pipelines.settings import read_config
+from emsmine.pipelines.configuration import read_config
 from emsmine.toml import read_toml
 
 GIB = 1 << 30

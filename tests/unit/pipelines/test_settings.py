@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 
 from emsmine.errors import ConfigError, LanguageError
-from emsmine.pipelines.settings import (
-    STAGE_SETTINGS,
-    EncodeSettings,
-    SelectSettings,
-    Settings,
-    build_settings,
-    check_setting,
-    parse_pairs,
-    read_config,
-    to_toml,
-)
+from emsmine.pipelines.configuration import build_settings, parse_pairs, read_config, to_toml
+from emsmine.pipelines.settings import STAGE_SETTINGS, EncodeSettings, SelectSettings, Settings
 from emsmine.pipelines.store.manifests import TaskManifest
 from emsmine.pipelines.store.tasks import FileRef, TaskSpec
+
+
+def checked(stage: str, name: str, value: Any) -> Any:
+    """Return a setting as a configuration with nothing else would have it."""
+    base = {stage: {name: value}, "pairs": ["de-en"]}
+    if stage == "select":
+        base[stage] = {"threshold": 1.0} | base[stage]
+    return getattr(getattr(build_settings(base, {}), stage), name)
 
 
 def test_every_name_is_one_flag_only() -> None:
@@ -30,15 +29,15 @@ def test_every_name_is_one_flag_only() -> None:
 def test_defaults_pass_their_own_checks() -> None:
     for stage, kind in STAGE_SETTINGS.items():
         for name, value in vars(kind()).items():
-            checked = check_setting(stage, name, value)
-            assert checked == value
-            assert type(checked) is type(value)
+            found = checked(stage, name, value)
+            assert found == value
+            assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(
     ("stage", "name", "value", "words"),
     [
-        ("select", "threshhold", 1.0, ["select.threshhold", "threshold"]),
+        ("select", "threshhold", 1.0, ["select has unknown keys threshhold", "threshold"]),
         ("select", "threshold", "1.0", ["select.threshold", "'1.0'", "float"]),
         ("select", "threshold", True, ["select.threshold", "True", "float"]),
         ("select", "threshold", float("nan"), ["select.threshold", "nan"]),
@@ -50,26 +49,26 @@ def test_defaults_pass_their_own_checks() -> None:
         ("langid", "min_lid_score", 1.5, ["langid.min_lid_score", "1.5", "at least 0", "at most 1"]),
         ("dedup", "near_duplicate_threshold", 0, ["dedup.near_duplicate_threshold", "0.0", "at least 0.01"]),
         ("dedup", "near_duplicates", 1, ["dedup.near_duplicates", "1", "bool"]),
-        ("export", "formats", "tsv", ["export.formats", "'tsv'", "tuple"]),
+        ("export", "formats", "tsv", ["export.formats", "'tsv'", "list of strings"]),
         ("export", "formats", ["tsv", "xml"], ["export.formats", "'xml'", "moses"]),
         ("filter", "rules_off", [3], ["filter.rules_off", "3", "strings"]),
     ],
 )
 def test_wrong_value_is_refused_by_name(stage: str, name: str, value: Any, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_setting(stage, name, value)
+        checked(stage, name, value)
     for word in words:
         assert word in str(caught.value)
 
 
 def test_int_is_a_float_where_one_is_wanted() -> None:
-    value = check_setting("select", "threshold", 1)
+    value = checked("select", "threshold", 1)
     assert (value, type(value)) == (1.0, float)
 
 
 def test_order_and_repetition_of_words_make_no_other_setting() -> None:
-    assert check_setting("export", "formats", ["parquet", "tsv", "tsv"]) == ("tsv", "parquet")
-    assert check_setting("filter", "rules_off", ["too_short", "identical"]) == ("identical", "too_short")
+    assert checked("export", "formats", ["parquet", "tsv", "tsv"]) == ("tsv", "parquet")
+    assert checked("filter", "rules_off", ["too_short", "identical"]) == ("identical", "too_short")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_flags_win_over_file_and_file_over_defaults() -> None:
         ({"select": 3}, ["[select]", "table", "int"]),
         ({"pairs": "de-en"}, ["pairs", "list of strings", "'de-en'"]),
         ({"inputs": [1]}, ["inputs", "list of strings"]),
-        ({"select": {"k": 3}}, ["select.k", "threshold"]),
+        ({"select": {"k": 3}}, ["select has unknown keys k", "threshold"]),
     ],
 )
 def test_wrong_configuration_is_refused(base: dict[str, Any], words: list[str]) -> None:

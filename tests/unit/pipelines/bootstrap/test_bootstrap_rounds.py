@@ -29,7 +29,7 @@ from emsmine.pipelines.bootstrap.pairs import (
 )
 from emsmine.pipelines.bootstrap.report import Round, best_round, build_report, format_report, load_round, record_hash
 from emsmine.pipelines.bootstrap.tokenizer import tokenizer_sample, train_shared_tokenizer
-from emsmine.pipelines.stages import STAGE_NAMES
+from emsmine.pipelines.settings import STAGE_NAMES
 from emsmine.pipelines.store.files import hash_file
 from emsmine.pipelines.store.share import share_stages
 from emsmine.pipelines.store.store import Store

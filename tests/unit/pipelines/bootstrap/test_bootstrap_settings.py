@@ -60,7 +60,7 @@ def test_the_training_settings_may_stand_in_a_file_of_their_own(tmp_path: Path) 
         ({"train__nets": {"size": 3}}, r"train\.nets is an unknown table; known: network, heads"),
         ({"train__data": {"train": ["pairs"]}}, r"train\.data\.train has no effect: bootstrap\.seed"),
         ({"train__run": {"output": "x"}}, r"train\.run\.output has no effect"),
-        ({"mine__select": {"treshold": 1.0}}, r"unknown setting select\.treshold"),
+        ({"mine__select": {"treshold": 1.0}}, r"select has unknown keys treshold"),
         ({"mine__encode": {"encoder": "ems:default"}}, r"mine\.encode\.encoder has no effect"),
         ({"mine": {"pairs": None}}, r"needs mine\.inputs \(text files\) and mine\.pairs"),
         ({"mine": {"inputs": None}}, r"needs mine\.inputs"),

@@ -7,7 +7,8 @@ import pytest
 from pipeline_kit import AngleEncoder
 
 from emsmine.errors import InputError
-from emsmine.pipelines.direct.mine import collect, encode_usable, mine_files, read_lines, write_pairs
+from emsmine.pipelines.direct.mine import mine_files, write_pairs
+from emsmine.pipelines.direct.sentences import collect, encode_usable, read_lines
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.store.suspicious import ScoredPair
 

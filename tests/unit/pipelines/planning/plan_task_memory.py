@@ -10,8 +10,8 @@ import numpy as np
 
 from emsmine.errors import ConfigError
 from emsmine.mining.exact.search import search_both
+from emsmine.pipelines.configuration import build_settings, read_config
 from emsmine.pipelines.runner.run import execute
-from emsmine.pipelines.settings import build_settings, read_config
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext
 from emsmine.pipelines.store.store import Store

@@ -11,8 +11,9 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
+from emsmine.pipelines.configuration import parse_pairs, to_toml
 from emsmine.pipelines.planning import costs
-from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings, parse_pairs, to_toml
+from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary, neighbours_schema
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import TaskSpec

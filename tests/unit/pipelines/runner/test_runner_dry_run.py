@@ -7,7 +7,8 @@ from pathlib import Path
 import pipeline_kit as kit
 import pytest
 
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.settings import STAGE_NAMES
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store.lock import run_lock
 
 STEPS = [f"{name}.{step.name}" for name in STAGE_NAMES for step in load_stage(name).steps]

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from emsmine.errors import ConfigError, InputError, ModelError, StaleOutputError, TaskFailedError
+from emsmine.pipelines.configuration import build_settings, read_config
 from emsmine.pipelines.runner.run import CONFIG_NAME, LOG_NAME, RunOptions, check_settings, run_stages
 from emsmine.pipelines.settings import (
+    STAGE_NAMES,
     EncodeSettings,
     FilterSettings,
     LangidSettings,
     SearchSettings,
     Settings,
-    build_settings,
-    read_config,
 )
-from emsmine.pipelines.stages import STAGE_NAMES, load_stage
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.store.lock import run_lock
 from emsmine.pipelines.store.tasks import Runtime
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from emsmine.encoder.registry import load_encoder
 from emsmine.mining.text.normalise import hash128
-from emsmine.pipelines.settings import Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.store.schemas import SENTENCES, read_embeddings
 
 

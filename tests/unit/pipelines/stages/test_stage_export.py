@@ -8,7 +8,8 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
-from emsmine.pipelines.settings import ExportSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import ExportSettings, Settings
 from emsmine.pipelines.stages.export import in_export_order
 from emsmine.pipelines.store.schemas import pairs_schema
 from emsmine.pipelines.store.store import Store

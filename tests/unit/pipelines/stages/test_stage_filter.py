@@ -7,7 +7,8 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
-from emsmine.pipelines.settings import FilterSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import FilterSettings, Settings
 from emsmine.pipelines.store.schemas import DOCUMENTS, OCCURRENCES, SELECTED, SENTENCES
 from emsmine.pipelines.store.store import Store
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from emsmine.errors import TaskFailedError
-from emsmine.pipelines.settings import Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary
 
 SETTINGS = Settings(pairs=parse_pairs(["de-en"]))

@@ -11,7 +11,8 @@ from emsmine import languages
 from emsmine.mining.text.langid import Prediction, load_identifier
 from emsmine.mining.text.normalise import dedup_key, hash128
 from emsmine.mining.text.split import split_sentences
-from emsmine.pipelines.settings import LangidSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import LangidSettings, Settings
 from emsmine.pipelines.stages.langid import decide_language, script_of_language
 
 PAIRS = parse_pairs(["de-en"])

@@ -9,7 +9,8 @@ import pytest
 
 from emsmine.errors import TaskFailedError
 from emsmine.mining.exact.search import Neighbours, search_both
-from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary, read_embeddings
 
 PAIR = "deu_Latn-eng_Latn"

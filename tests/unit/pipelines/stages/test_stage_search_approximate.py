@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from emsmine.errors import CorruptOutputError, TaskFailedError
 from emsmine.mining.approximate.audit import neighbour_recall, pair_agreement, verdicts
 from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.pipelines.configuration import parse_pairs
 from emsmine.pipelines.runner.run import RunOptions, run_stages
-from emsmine.pipelines.settings import IndexSettings, SearchSettings, SelectSettings, Settings, parse_pairs
+from emsmine.pipelines.settings import IndexSettings, SearchSettings, SelectSettings, Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary, read_embeddings
 
 PAIR = "deu_Latn-eng_Latn"

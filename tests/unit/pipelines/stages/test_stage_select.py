@@ -10,7 +10,8 @@ import pytest
 
 from emsmine.errors import StaleOutputError
 from emsmine.mining.selection.retrieve import RETRIEVALS
-from emsmine.pipelines.settings import SelectSettings, Settings, parse_pairs
+from emsmine.pipelines.configuration import parse_pairs
+from emsmine.pipelines.settings import SelectSettings, Settings
 from emsmine.pipelines.stages import select
 from emsmine.pipelines.store.schemas import neighbours_schema
 from emsmine.pipelines.store.store import Store

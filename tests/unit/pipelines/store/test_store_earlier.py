@@ -11,7 +11,8 @@ import reuse_kit
 from reuse_kit import PAIR, corpus, counters
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.settings import Settings, build_settings, to_toml
+from emsmine.pipelines.configuration import build_settings, to_toml
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.store.earlier import EarlierShard, check_reuse
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import FileRef
