@@ -163,7 +163,7 @@ def check_vectors(vectors_ND: Float32Array, side: str, *, rows: bool = True) -> 
 
 
 def check_ids(ids: Int64Array | None, num_rows: int, side: str) -> Int64Array:
-    """Give back the ids of `num_rows` rows: row numbers when None.
+    """Return the ids of `num_rows` rows: row numbers when None.
 
     Raises: ValueError unless ids are int64, one per row, not negative (-1 means missing) and distinct.
     """

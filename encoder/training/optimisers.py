@@ -1,10 +1,13 @@
 """The optimisers of a training, and their learning rates as functions of the step."""
 
+import copy
 import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from emsmine.encoder.model.network import Network
 from emsmine.encoder.training.objective import TrainingModel
 from emsmine.encoder.training.settings import OptimiserConfig
 
@@ -38,3 +41,30 @@ def build_optimisers(model: TrainingModel, settings: OptimiserConfig) -> list[tu
         rate = settings.sparse_learning_rate
         optimisers.append((torch.optim.SparseAdam([table], lr=rate), rate))
     return optimisers
+
+
+class Average:
+    """A second network that follows the trained one slowly."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        """Start from the present weights."""
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: Network, step: int) -> None:
+        """Move towards the weights after `step` steps.
+
+        The decay is at most (1 + step) / (10 + step), so that the random weights of the start are soon forgotten.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `restore` needs."""
+        return dict(self.network.state_dict())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from an earlier `state`."""
+        self.network.load_state_dict(state)

@@ -20,12 +20,11 @@ from torch import nn
 from emsmine.encoder.data.pairs import Corpus
 from emsmine.encoder.data.sampler import PairSampler, split_validation
 from emsmine.encoder.model.network import Network
-from emsmine.encoder.training.averaging import Average
 from emsmine.encoder.training.checkpoints import BEST, load_best, save_best, save_checkpoint
 from emsmine.encoder.training.gradients import Chunks, backward, backward_in_chunks, clip_gradients
 from emsmine.encoder.training.log import TrainingLog
 from emsmine.encoder.training.objective import TrainingModel, language_numbers, to_torch
-from emsmine.encoder.training.optimisers import build_optimisers, learning_rate_factor
+from emsmine.encoder.training.optimisers import Average, build_optimisers, learning_rate_factor
 from emsmine.encoder.training.parallel import Processes
 from emsmine.encoder.training.settings import TrainingConfig
 from emsmine.errors import ConfigError, ModelError, StaleOutputError

@@ -30,7 +30,7 @@ _DENSE_ENTRIES = 1 << 14  # so many of one tile are suspected to be copies of ea
 _GROUPS_PER_NEIGHBOUR = 4
 
 
-class Candidates:
+class EntryCollector:
     """What a block of queries has seen.
 
     Args:

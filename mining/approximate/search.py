@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from emsmine.mining.approximate.build import read_index
-from emsmine.mining.approximate.lists import StoredLists
 from emsmine.mining.approximate.loader import load_faiss, on_device
 from emsmine.mining.approximate.probes import list_scores, nearest_lists, rotate
-from emsmine.mining.approximate.scan import block_rows, search_lists
+from emsmine.mining.approximate.scan import StoredLists, block_rows, search_lists
 from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours, exact_cosine, search_both, top_k
 from emsmine.mining.neighbours import check_ids, check_vectors
 from emsmine.progress import report

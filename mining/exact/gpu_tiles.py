@@ -94,7 +94,7 @@ class _Rows:
         self.float32[part], self.float16[part], self.error[part] = vectors, halves, length + half_error(dim)
 
     def store(self) -> None:
-        """Give the neighbours back to the side."""
+        """Store the neighbours found so far in the side they belong to."""
         self._searched.best.ids[self.span] = self.ids.cpu().numpy()
         self._searched.best.cosine[self.span] = self.cosine.cpu().numpy()
 

@@ -1,8 +1,9 @@
 """Add rows to an exact search without searching the old rows among each other again.
 
 Neighbours alone are not enough to do so: of sentences that tie at rank k the list names those with the lowest ids, and
-ids change from one run to the next. A `Ranked` list therefore also says whether anything that it does not name is as
-near as its last entry. With this every decision below is exact: the lists are those of one search over everything.
+ids change from one run to the next. A list of `TiedNeighbours` therefore also says whether anything that it does not
+name is as near as its last entry. With this every decision below is exact: the lists are those of one search over
+everything.
 
 Write T for the base of a query (all rows of the other side), c(x) for the cosine of x and the query, and `before` for
 the total order: cosine descending, then id ascending.
@@ -29,7 +30,7 @@ _LARGE_SEARCH, _LARGE_PART = 2**36, 2**34
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class TiedNeighbours:
     """The k nearest of each query row within some base, and whether the base holds more that are as near.
 
     Shapes: neighbours [N, K]; tied bool [N]: a base row that the list does not name has exactly the cosine of the last
@@ -46,41 +47,41 @@ class Ranked:
             )
 
     @classmethod
-    def empty(cls, num_rows: int, k: int) -> "Ranked":
+    def empty(cls, num_rows: int, k: int) -> "TiedNeighbours":
         """Build the result of a search in an empty base."""
         return cls(Neighbours.empty(num_rows, k), np.zeros(num_rows, dtype=bool))
 
     @classmethod
-    def unsure(cls, neighbours: Neighbours) -> "Ranked":
+    def unsure(cls, neighbours: Neighbours) -> "TiedNeighbours":
         """Take neighbours of which it is not known whether others are as near as the last one."""
         return cls(neighbours, neighbours.ids[:, -1] >= 0)
 
     @classmethod
-    def concatenate(cls, parts: "Sequence[Ranked]") -> "Ranked":
+    def concatenate(cls, parts: "Sequence[TiedNeighbours]") -> "TiedNeighbours":
         """Put the rows of several results, at least one, below each other."""
         ids, cosine = (np.concatenate([getattr(part.neighbours, name) for part in parts]) for name in ("ids", "cosine"))
         return cls(Neighbours(ids, cosine), np.concatenate([part.tied for part in parts]))
 
-    def take(self, rows: NDArray[np.intp]) -> "Ranked":
+    def take(self, rows: NDArray[np.intp]) -> "TiedNeighbours":
         """Copy some rows."""
-        return Ranked(Neighbours(self.neighbours.ids[rows], self.neighbours.cosine[rows]), self.tied[rows])
+        return TiedNeighbours(Neighbours(self.neighbours.ids[rows], self.neighbours.cosine[rows]), self.tied[rows])
 
-    def spread(self, rows: NDArray[np.intp], num_rows: int) -> "Ranked":
+    def spread(self, rows: NDArray[np.intp], num_rows: int) -> "TiedNeighbours":
         """Put row i at `rows[i]` of a result of `num_rows` rows, the others of which name nothing."""
-        whole = Ranked.empty(num_rows, self.neighbours.k)
+        whole = TiedNeighbours.empty(num_rows, self.neighbours.k)
         whole.neighbours.ids[rows], whole.neighbours.cosine[rows] = self.neighbours.ids, self.neighbours.cosine
         whole.tied[rows] = self.tied
         return whole
 
 
-def shorten(found: Neighbours) -> Ranked:
+def shorten(found: Neighbours) -> TiedNeighbours:
     """Turn the k + 1 nearest into the k nearest and what they tie with."""
     ids, cosine = found.ids, found.cosine
     tied = (ids[:, -1] >= 0) & (cosine[:, -1] == cosine[:, -2])
-    return Ranked(Neighbours(ids[:, :-1].copy(), cosine[:, :-1].copy()), tied)
+    return TiedNeighbours(Neighbours(ids[:, :-1].copy(), cosine[:, :-1].copy()), tied)
 
 
-def merge_ranked(parts: Sequence[Ranked]) -> Ranked:
+def merge_tied(parts: Sequence[TiedNeighbours]) -> TiedNeighbours:
     """Merge the lists that the same queries have in several parts of the base; the parts may overlap.
 
     Associative and commutative. Let f be the cosine at rank k of the merged list F, and x a base row outside F with
@@ -106,7 +107,7 @@ def _widen(found: Neighbours) -> Neighbours:
     return Neighbours(np.hstack([found.ids, missing.ids]), np.hstack([found.cosine, missing.cosine]))
 
 
-def search_both_ranked(
+def search_both_tied(
     source_ND: Float32Array,
     target_MD: Float32Array,
     k: int,
@@ -114,7 +115,7 @@ def search_both_ranked(
     target_ids: Int64Array,
     precision: Precision = "auto",
     gpu: Gpu | None = None,
-) -> tuple[Ranked, Ranked]:
+) -> tuple[TiedNeighbours, TiedNeighbours]:
     """Search as `emsmine.mining.exact.search.search_both` does, vectors checked before; see there for the arguments."""
     found = search_both(
         source_ND,
@@ -138,7 +139,7 @@ def search_both_new(
     source_held: BoolArray,
     target_held: BoolArray,
     gpu: Gpu | None = None,
-) -> tuple[Ranked, Ranked]:
+) -> tuple[TiedNeighbours, TiedNeighbours]:
     """Search all but held sources among held targets: what lists that are still right (`carry_over`) lack.
 
     A row that is not held gets its neighbours on the whole other side, a held one those among the rows that are not.
@@ -156,7 +157,7 @@ def search_both_new(
     (num_rows, dim), num_columns = source_ND.shape, len(target_MD)
     is_large = num_rows * num_columns * dim >= _LARGE_SEARCH and dim >= SMALLEST_DIM and int8_products_are_exact()
     from_new, from_old = (
-        search_both_ranked(
+        search_both_tied(
             source_ND[rows],
             target_MD[columns],
             k,
@@ -170,8 +171,8 @@ def search_both_new(
             (old_rows, new_columns, len(new_columns)),
         )
     )
-    forward = merge_ranked([from_new[0].spread(new_rows, num_rows), from_old[0].spread(old_rows, num_rows)])
-    return forward, merge_ranked([from_new[1], from_old[1].spread(new_columns, num_columns)])
+    forward = merge_tied([from_new[0].spread(new_rows, num_rows), from_old[0].spread(old_rows, num_rows)])
+    return forward, merge_tied([from_new[1], from_old[1].spread(new_columns, num_columns)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +204,7 @@ class Renumbering:
         return np.where(self.old_ids[place] == ids, self.new_ids[place], -1)
 
 
-def carry_over(earlier: Ranked, renumbering: Renumbering, k: int) -> tuple[Ranked, BoolArray]:
+def carry_over(earlier: TiedNeighbours, renumbering: Renumbering, k: int) -> tuple[TiedNeighbours, BoolArray]:
     """Turn lists of an earlier search into those of a search among the earlier rows that are still there, if possible.
 
     Let L be the earlier list of a query, with J >= k entries of which r are still there, and e its last cosine. The

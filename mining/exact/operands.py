@@ -36,7 +36,7 @@ class Side:
         return self.vectors.take(positions if self.is_whole else self.rows[positions], axis=0)
 
     def span(self, span: slice) -> Float32Array:
-        """Give consecutive vectors, without a copy where possible."""
+        """Return consecutive vectors, without a copy where possible."""
         return self.vectors[span] if self.is_whole else self.vectors.take(self.rows[span], axis=0)
 
 

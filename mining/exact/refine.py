@@ -41,7 +41,7 @@ class Searched:
         return self.best.num_rows
 
 
-def absorb(
+def refine(
     query: Searched,
     base: Searched,
     span: slice,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from emsmine.mining.exact.float32 import Float32Products
 from emsmine.mining.exact.operands import BLOCK, Factor, Products, block_maxima
-from emsmine.mining.exact.refine import Positions, Searched, absorb
+from emsmine.mining.exact.refine import Positions, Searched, refine
 from emsmine.mining.neighbours import Float32Array, Neighbours
 from emsmine.mining.rounding import LENGTH, ROUNDING, slices
 from emsmine.progress import report
@@ -73,9 +73,9 @@ def _search_tile(
         flagged = tile.flag_rows(source.best), tile.flag_columns(target.best)
         is_rounded = False
     for row_H, column_H in tile.row_hits(flagged[0]):
-        absorb(source, target, left.span, left.rows[row_H], right.rows[column_H], flagged[0].floor_Q[row_H], is_rounded)
+        refine(source, target, left.span, left.rows[row_H], right.rows[column_H], flagged[0].floor_Q[row_H], is_rounded)
     for row_H, column_H in tile.column_hits(flagged[1]):
-        absorb(
+        refine(
             target, source, right.span, right.rows[column_H], left.rows[row_H], flagged[1].floor_Q[column_H], is_rounded
         )
 

@@ -14,7 +14,7 @@ _REST = 1 << 16
 """Pairs that are Python integers at a time."""
 
 
-class Chooser:
+class PairSelector:
     """Remembers which sentences were chosen; see `emsmine.mining.selection.retrieve.select` for the retrievals.
 
     Args:

@@ -47,7 +47,7 @@ class Neighbourhoods:
         self._last = self._last[:0].copy()
 
     def forget_means(self) -> None:
-        """Give the means back when all pairs are scored."""
+        """Free the means, when all pairs are scored."""
         self.mean = self.mean[:0].copy()
 
 
@@ -69,7 +69,7 @@ class HeldLists:
         self._base[rows_N] = np.where(base_NK < 0, _MISSING, base_NK)
         self._cosine[rows_N] = cosine_NK
 
-    def meet(self, rows_H: Int64Array, base_H: Int64Array, cosine_H: Float32Array) -> BoolArray:
+    def match(self, rows_H: Int64Array, base_H: Int64Array, cosine_H: Float32Array) -> BoolArray:
         """Compare entries of the other direction with the lists; of two cosines of a pair the higher counts.
 
         Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours
 from emsmine.mining.neighbours import check_ids, descending_bits
-from emsmine.mining.selection.choose import RETRIEVALS, BoolArray, Chooser, IndexArray
+from emsmine.mining.selection.choose import RETRIEVALS, BoolArray, IndexArray, PairSelector
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 
 __all__ = [
@@ -179,7 +179,7 @@ def select(
     pool = pairs.take(np.flatnonzero(eligible))
     known_source, source = np.unique(pool.source_ids, return_inverse=True)
     known_target, target = np.unique(pool.target_ids, return_inverse=True)
-    chooser = Chooser(retrieval, known_source.size, known_target.size)
+    chooser = PairSelector(retrieval, known_source.size, known_target.size)
     return pool.take(chooser.choose(source, target, pool.in_forward, pool.in_backward))
 
 

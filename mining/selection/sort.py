@@ -34,7 +34,7 @@ class Scratch(Protocol):
         """Return bytes from a place on."""
 
     def close(self) -> None:
-        """Give the place back."""
+        """Free the disk space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class PairSorter:
                 self._put_aside()
 
     def best_first(self) -> Iterator[NumberedPairs]:
-        """Give all pairs back, best first, in pieces; to be called once, after the last `add`."""
+        """Yield all pairs, best first, in pieces; to be called once, after the last `add`."""
         if not self._scratch:
             ordered = _sorted(self._buffer[: self._filled])
             self._buffer = self._buffer[:0].copy()
@@ -114,7 +114,7 @@ class PairSorter:
             yield from _pieces(_sorted(np.concatenate([run.take(bound) for run in runs])))
 
     def close(self) -> None:
-        """Give memory and disk back."""
+        """Free memory and disk."""
         self._buffer = self._buffer[:0].copy()
         if self._scratch:
             self._scratch.close()

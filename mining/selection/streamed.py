@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, descending_bits
-from emsmine.mining.selection.choose import Chooser
+from emsmine.mining.selection.choose import PairSelector
 from emsmine.mining.selection.lists import HeldLists, Neighbourhoods, flat_entries
 from emsmine.mining.selection.margin import margin_scores
 from emsmine.mining.selection.numbering import Numbering
@@ -138,7 +138,7 @@ class Selection:
         Raises: ValueError for an unknown retrieval.
         """
         scorer, source, target = self._scorer, self._scorer.source, self._scorer.target
-        chooser = Chooser(retrieval, len(source.numbering), len(target.numbering))
+        chooser = PairSelector(retrieval, len(source.numbering), len(target.numbering))
         for pairs in scorer.sorter.best_first():
             chosen = pairs.take(chooser.choose(pairs.source, pairs.target, pairs.in_forward, pairs.in_backward))
             marks = mark(
@@ -226,7 +226,7 @@ def _score(forward: Direction, backward: Direction, scorer: _Scorer) -> None:
     for ids, neighbours in other_lists.lists():
         numbers = other.numbering.numbers_of(ids)
         base, rows, cosine = flat_entries(numbers, _numbers_of(neighbours, own), neighbours.cosine)
-        new = np.flatnonzero(~held.meet(rows, base, cosine))
+        new = np.flatnonzero(~held.match(rows, base, cosine))
         score(rows[new], base[new], cosine[new], np.zeros(new.size, dtype=bool), np.ones(new.size, dtype=bool))
     for rows, base, cosine, in_other in held.entries(_HELD_ROWS):
         score(rows, base, cosine, np.ones(len(rows), dtype=bool), in_other)

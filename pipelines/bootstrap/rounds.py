@@ -50,11 +50,12 @@ from emsmine.pipelines.bootstrap.settings import STATE_NAME, BootstrapConfig, co
 from emsmine.pipelines.bootstrap.tokenizer import publish_tokenizer, train_shared_tokenizer
 from emsmine.pipelines.runner.run import RunOptions, check_settings, run_stages
 from emsmine.pipelines.settings import STAGE_NAMES
+from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.ingest import expand_inputs
 from emsmine.pipelines.store import inside
+from emsmine.pipelines.store.earlier import share_steps
 from emsmine.pipelines.store.files import hash_file, is_temporary, new_attempt, write_atomically
 from emsmine.pipelines.store.lock import run_lock
-from emsmine.pipelines.store.share import share_stages
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import JSON, Runtime
 
@@ -255,7 +256,8 @@ def _mine(shared: _Bootstrap, folder: Path, encoder: str) -> dict[str, dict[str,
     """Run the stages from encoding on, and write the pairs that are news; returns the counts by language pair."""
     mine = shared.config.mine
     settings = dataclasses.replace(mine, encode=dataclasses.replace(mine.encode, encoder=encoder))
-    share_stages(Store(shared.output / "text"), folder / "run", _TEXT_STAGES)
+    steps = [(stage, step.name) for stage in _TEXT_STAGES for step in load_stage(stage).steps]
+    share_steps(Store(shared.output / "text"), folder / "run", steps)
     run_stages(folder / "run", settings, _ROUND_STAGES, shared.options.run)
     counts = {}
     for pair in mine.pairs:

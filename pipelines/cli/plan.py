@@ -58,7 +58,7 @@ def plan(
     """
     from emsmine.pipelines.planning.advice import check_fits
     from emsmine.pipelines.planning.earlier import add_reuse, check_reuse_fits, plan_reuse, reuse_json, reuse_lines
-    from emsmine.pipelines.planning.machine import Limits
+    from emsmine.pipelines.planning.machine import SearchLimits
     from emsmine.pipelines.planning.of_run import encoder_dim, plan_and_measure, request_from_run
     from emsmine.pipelines.planning.plan import SearchRequest, even_shards
     from emsmine.pipelines.planning.text import as_json as plan_as_json
@@ -85,7 +85,7 @@ def plan(
     else:
         raise ConfigError("plan: give either --output DIR, or both --source-rows and --target-rows")
     reused = plan_reuse(request, settings, folder if output is not None else None)
-    planned, speed = plan_and_measure(request, folder, Limits(max_memory_gb, device, max_gpu_memory_gb))
+    planned, speed = plan_and_measure(request, folder, SearchLimits(max_memory_gb, device, max_gpu_memory_gb))
     whole = planned
     planned = add_reuse(whole, reused) if reused else whole
     if as_json:

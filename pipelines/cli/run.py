@@ -96,13 +96,13 @@ def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[st
 
 
 def _run_options(given: dict[str, Any]) -> "RunOptions":
-    from emsmine.pipelines.planning.machine import Limits
+    from emsmine.pipelines.planning.machine import SearchLimits
     from emsmine.pipelines.runner.run import RunOptions
     from emsmine.pipelines.store.tasks import Runtime
 
     redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
     workers, device = given["workers"], given["device"]
-    limits = Limits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
+    limits = SearchLimits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
     return RunOptions(
         workers=workers,
         runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),
@@ -232,8 +232,8 @@ def verify(output: str, workers: int) -> None:
 
     Prints a line for each problem, with the next step, and a summary; exits with 1 if there is a problem.
     """
-    from emsmine.pipelines.planning.plan import size
     from emsmine.pipelines.runner.verify import format_problem, verify
+    from emsmine.pipelines.store.files import size
     from emsmine.pipelines.store.lock import lock_holder
     from emsmine.pipelines.store.store import Store
 

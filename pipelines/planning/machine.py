@@ -22,7 +22,7 @@ _GPU_SECONDS = 5
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuMemory:
     """A visible GPU."""
 
     name: str
@@ -31,7 +31,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SearchLimits:
     """What a search may use of a machine; nothing here changes a result.
 
     Args:
@@ -66,7 +66,7 @@ class Machine:
     memory_source: str
     disk_bytes: int
     cores: int
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuMemory, ...] = ()
 
 
 def look_at_machine(output: Path, max_memory_gb: float | None = None) -> Machine:
@@ -94,7 +94,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def visible_gpus() -> tuple[Gpu, ...]:
+def visible_gpus() -> tuple[GpuMemory, ...]:
     """List the GPUs that nvidia-smi shows; none if it is missing or CUDA_VISIBLE_DEVICES hides them.
 
     Asking torch would load it and take memory of the GPU.
@@ -110,14 +110,14 @@ def visible_gpus() -> tuple[Gpu, ...]:
     return parse_gpus(shown)
 
 
-def parse_gpus(shown: str) -> tuple[Gpu, ...]:
+def parse_gpus(shown: str) -> tuple[GpuMemory, ...]:
     """Read lines of `name, free MiB, total MiB`; a line without numbers (`[N/A]`) is left out."""
     gpus = []
     for line in shown.splitlines():
         name, *numbers = (word.strip() for word in line.rsplit(",", 2))
         if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
             free, total = (int(number) << 20 for number in numbers)
-            gpus.append(Gpu(name, free, total))
+            gpus.append(GpuMemory(name, free, total))
     return tuple(gpus)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from emsmine.errors import ConfigError
 from emsmine.pipelines.planning.advice import check_fits
 from emsmine.pipelines.planning.machine import (
-    Limits,
+    SearchLimits,
     look_at_machine,
     measure_multiplication,
     multiplies_int8,
@@ -24,7 +24,7 @@ from emsmine.pipelines.store.schemas import embeddings_metadata
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import FileRef
 
-NO_LIMITS = Limits()
+NO_LIMITS = SearchLimits()
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ def _done(store: Store, settings: Settings) -> dict[str, int]:
     return dict(done)
 
 
-def plan_and_measure(request: SearchRequest, output: Path, limits: Limits = NO_LIMITS) -> tuple[Plan, Speed | None]:
+def plan_and_measure(
+    request: SearchRequest, output: Path, limits: SearchLimits = NO_LIMITS
+) -> tuple[Plan, Speed | None]:
     """Plan a search on this machine; measure how fast it multiplies if the search is long enough to ask."""
     machine = look_at_machine(output, limits.memory_gb)
     plan = make_plan(request, machine)
@@ -129,7 +131,7 @@ def plan_and_measure(request: SearchRequest, output: Path, limits: Limits = NO_L
     return make_plan(request, machine, int8=multiplies_int8()), Speed(measure_multiplication(request.dim))
 
 
-def check_search(store: Store, settings: Settings, workers: int, limits: Limits = NO_LIMITS) -> None:
+def check_search(store: Store, settings: Settings, workers: int, limits: SearchLimits = NO_LIMITS) -> None:
     """Log the plan of a search that is about to start, and refuse it if this machine cannot carry it out.
 
     Raises:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from emsmine.mining.approximate.choice import APPROXIMATE, EngineChoice, choose_index, choose_search, index_bytes
 from emsmine.pipelines.planning import costs as arithmetic
-from emsmine.pipelines.planning.gpu import GpuPlan, plan_gpu
+from emsmine.pipelines.planning.costs import GpuPlan, plan_gpu
 from emsmine.pipelines.planning.machine import Machine
+from emsmine.pipelines.store.files import size
 
 SMALL_OPERATIONS = 2e11
 """Searches of fewer operations take seconds: nobody needs an estimate."""
@@ -32,7 +33,7 @@ class SearchRequest:
         workers: worker processes.
         done: tasks that are done already, by `stage.step`.
         present: bytes on the disk already, by dataset.
-        device, max_gpu_memory_gb: see `Limits`.
+        device, max_gpu_memory_gb: see `SearchLimits`.
     """
 
     shards: Mapping[str, tuple[int, ...]]
@@ -325,12 +326,3 @@ def _disk_problems(plan: Plan) -> Iterator[str]:
             f"at least {size(least)} of disk are needed, most of it for {largest.dataset}, and "
             f"{size(plan.machine.disk_bytes)} are free: {size(least - plan.machine.disk_bytes)} are missing"
         )
-
-
-def size(num_bytes: float) -> str:
-    """Write bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(num_bytes) < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"

@@ -6,7 +6,8 @@ from typing import Any
 
 from emsmine import languages
 from emsmine.errors import LanguageError
-from emsmine.pipelines.planning.plan import SMALL_OPERATIONS, Pair, Plan, size
+from emsmine.pipelines.planning.plan import SMALL_OPERATIONS, Pair, Plan
+from emsmine.pipelines.store.files import size
 
 
 @dataclass(frozen=True)

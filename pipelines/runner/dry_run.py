@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emsmine.errors import InputError, StaleOutputError
-from emsmine.pipelines.planning.plan import size
 from emsmine.pipelines.runner.run import RunOptions, check_settings, redone_stages, refuse_to_remove
 from emsmine.pipelines.settings import STAGE_NAMES, Settings
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Step
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.earlier import check_reuse
-from emsmine.pipelines.store.files import is_temporary
+from emsmine.pipelines.store.files import is_temporary, size
 from emsmine.pipelines.store.layout import existing_task_manifests
 from emsmine.pipelines.store.lock import lock_holder
 from emsmine.pipelines.store.publish import find_task_manifest

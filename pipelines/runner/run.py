@@ -15,7 +15,7 @@ from pathlib import Path
 
 from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
 from emsmine.pipelines.configuration import to_toml
-from emsmine.pipelines.planning.machine import Limits, peak_rss_bytes
+from emsmine.pipelines.planning.machine import SearchLimits, peak_rss_bytes
 from emsmine.pipelines.planning.of_run import NO_LIMITS, check_search
 from emsmine.pipelines.runner.executor import Executor, LocalExecutor, OnProgress
 from emsmine.pipelines.runner.progress import StepProgress
@@ -44,7 +44,7 @@ class RunOptions:
     runtime: Runtime = field(default_factory=Runtime)
     redo: tuple[str, ...] = ()
     """Stages whose results are removed first, with those of all later stages."""
-    limits: Limits = NO_LIMITS
+    limits: SearchLimits = NO_LIMITS
     """What a search may take of the machine."""
 
 

@@ -295,3 +295,12 @@ def _matches(stream: BinaryIO, name: str, sha256: str) -> tuple[bool, str]:
     if found == sha256:
         _verified.add(key)
     return found == sha256, found
+
+
+def size(num_bytes: float) -> str:
+    """Write bytes for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(num_bytes) < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.mining.exact.incremental import Ranked
+from emsmine.mining.exact.incremental import TiedNeighbours
 from emsmine.mining.exact.search import Neighbours
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.schemas import neighbours_schema
@@ -19,13 +19,13 @@ def write_neighbours(
 ) -> None:
     """Write neighbours of the sentences `rows`; counts them as rows out.
 
-    Where a list is full, others are taken to be perhaps as near as its last: see `write_ranked` for those that know.
+    Where a list is full, others are taken to be perhaps as near as its last: see `write_tied` for those that know.
     """
-    write_ranked(task, dataset, name, rows, Ranked.unsure(neighbours), k)
+    write_tied(task, dataset, name, rows, TiedNeighbours.unsure(neighbours), k)
 
 
-def write_ranked(
-    task: TaskContext, dataset: str, name: str, rows: npt.NDArray[np.int64], ranked: Ranked, k: int
+def write_tied(
+    task: TaskContext, dataset: str, name: str, rows: npt.NDArray[np.int64], ranked: TiedNeighbours, k: int
 ) -> None:
     """Write neighbours of the sentences `rows`, and whether others are as near; counts them as rows out."""
     schema = neighbours_schema(k).append(_TIED)
@@ -41,11 +41,11 @@ def write_ranked(
 
 def read_neighbours(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], Neighbours]:
     """Return the sentence ids and their neighbours."""
-    rows, ranked = read_ranked(task, ref)
+    rows, ranked = read_tied(task, ref)
     return rows, ranked.neighbours
 
 
-def read_ranked(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], Ranked]:
+def read_tied(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], TiedNeighbours]:
     """Return the sentence ids, their neighbours, and whether others are as near as the last of them."""
     table = task.read(ref)
     k = table.schema.field("ids").type.list_size
@@ -55,7 +55,7 @@ def read_ranked(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64],
     )
     neighbours = Neighbours(ids, cosine)
     tied = table["tied"].to_numpy() if _TIED.name in table.schema.names else None
-    ranked = Ranked.unsure(neighbours) if tied is None else Ranked(neighbours, tied)
+    ranked = TiedNeighbours.unsure(neighbours) if tied is None else TiedNeighbours(neighbours, tied)
     return table["sentence_id"].to_numpy(), ranked
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy.typing as npt
 
 from emsmine.errors import TaskFailedError
-from emsmine.pipelines.planning.plan import size
 from emsmine.pipelines.store import inside
-from emsmine.pipelines.store.files import new_attempt
+from emsmine.pipelines.store.files import new_attempt, size
 
 
 class ScratchFile:
@@ -74,7 +73,7 @@ class ScratchFile:
         return self._handle
 
     def close(self) -> None:
-        """Give the place back; closing twice is harmless."""
+        """Free the disk space; closing twice is harmless."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emsmine.mining.exact.incremental import (
-    Ranked,
     Renumbering,
+    TiedNeighbours,
     carry_over,
-    merge_ranked,
+    merge_tied,
     search_both_new,
-    search_both_ranked,
+    search_both_tied,
 )
 from emsmine.mining.text.normalise import dedup_key, hash128
 from emsmine.pipelines.configuration import parse_pairs
@@ -77,7 +77,7 @@ def sides(draw: st.DrawFn, keep: bool, kind: str) -> Side:
     return Side(rows.astype(np.float32).reshape(num_rows, 3), in_old, in_new, *ids)
 
 
-def same(found: Ranked, expected: Ranked) -> bool:
+def same(found: TiedNeighbours, expected: TiedNeighbours) -> bool:
     return (
         found.neighbours.ids.tobytes() == expected.neighbours.ids.tobytes()
         and found.neighbours.cosine.tobytes() == expected.neighbours.cosine.tobytes()
@@ -91,9 +91,9 @@ def test_lists_that_hold_and_what_is_new_make_the_whole(data: st.DataObject, k: 
     kind = data.draw(st.sampled_from(["random", "signs", "axes"]))
     source, target = data.draw(sides(keep, kind)), data.draw(sides(keep, kind))
     (old_source, old_source_ids), (old_target, old_target_ids) = source.part("old"), target.part("old")
-    earlier = search_both_ranked(old_source, old_target, k + more, old_source_ids, old_target_ids)
+    earlier = search_both_tied(old_source, old_target, k + more, old_source_ids, old_target_ids)
     (new_source, source_ids), (new_target, target_ids) = source.part("new"), target.part("new")
-    expected = search_both_ranked(new_source, new_target, k, source_ids, target_ids)
+    expected = search_both_tied(new_source, new_target, k, source_ids, target_ids)
     carried, held = [], []
     for lists, query, base, old_ids, ids in (
         (earlier[0], source, target, old_source_ids, source_ids),
@@ -107,7 +107,7 @@ def test_lists_that_hold_and_what_is_new_make_the_whole(data: st.DataObject, k: 
         held.append(np.isin(np.arange(len(ids)), places))
     found_new = search_both_new(new_source, new_target, k, source_ids, target_ids, held[0], held[1])
     for part, lists, whole in zip(found_new, carried, expected, strict=True):
-        assert same(merge_ranked([part, lists]), whole)
+        assert same(merge_tied([part, lists]), whole)
     if keep and more == 0:
         # Nothing left and the order stayed: every list holds.
         assert all(mask.sum() == side.in_old.sum() for mask, side in zip(held, (source, target), strict=True))
@@ -118,12 +118,12 @@ def test_lists_that_hold_and_what_is_new_make_the_whole(data: st.DataObject, k: 
 def test_lists_of_parts_make_those_of_the_whole(data: st.DataObject, k: int, cuts: list[int]) -> None:
     kind = data.draw(st.sampled_from(["random", "signs", "axes"]))
     (source, source_ids), (target, target_ids) = (data.draw(sides(True, kind)).part("new") for _ in range(2))
-    whole, _ = search_both_ranked(source, target, k, source_ids, target_ids)
+    whole, _ = search_both_tied(source, target, k, source_ids, target_ids)
     edges = sorted({0, len(target), *(min(cut, len(target)) for cut in cuts)})
     pieces = [slice(start, stop) for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True)]
-    parts = [search_both_ranked(source, target[p], k, source_ids, target_ids[p])[0] for p in pieces]
-    assert same(merge_ranked(parts), whole)
-    assert same(merge_ranked([merge_ranked(parts[:1]), merge_ranked([*parts[1:], parts[0]])]), whole)
+    parts = [search_both_tied(source, target[p], k, source_ids, target_ids[p])[0] for p in pieces]
+    assert same(merge_tied(parts), whole)
+    assert same(merge_tied([merge_tied(parts[:1]), merge_tied([*parts[1:], parts[0]])]), whole)
 
 
 class CaseEncoder(kit.AngleEncoder):

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from emsmine.errors import CorruptOutputError
-from emsmine.mining.exact.incremental import Ranked, Renumbering, carry_over
+from emsmine.mining.exact.incremental import Renumbering, TiedNeighbours, carry_over
 from emsmine.pipelines.stages.base import PlanContext, Step
 from emsmine.pipelines.stages.encode_known import read_known
 from emsmine.pipelines.stages.index import approximate_pairs
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.earlier import EarlierRun, earlier_run, is_gone
 from emsmine.pipelines.store.layout import pair_folder, shard_name, shard_of
-from emsmine.pipelines.store.neighbours import DIRECTIONS, VERSIONS, read_ranked, write_ranked
+from emsmine.pipelines.store.neighbours import DIRECTIONS, VERSIONS, read_tied, write_tied
 from emsmine.pipelines.store.tasks import FileRef, TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ def run_reuse(task: TaskContext) -> None:
     k, last = spec.param("k", int), 1 + spec.param("known", int)
     query_ids = Renumbering(*read_known(task, spec.inputs[:1]), num_old=0)
     base_ids = Renumbering(*read_known(task, spec.inputs[1:last]), num_old=spec.param("earlier_rows", int))
-    rows, parts = [np.zeros(0, dtype=np.int64)], [Ranked.empty(0, k)]
+    rows, parts = [np.zeros(0, dtype=np.int64)], [TiedNeighbours.empty(0, k)]
     for ref in spec.inputs[last:]:
-        earlier_rows, earlier = read_ranked(task, ref)
+        earlier_rows, earlier = read_tied(task, ref)
         ids = query_ids(earlier_rows)
         here = np.flatnonzero(ids >= 0)
         lists, holds = carry_over(earlier.take(here), base_ids, k)
@@ -92,7 +92,7 @@ def run_reuse(task: TaskContext) -> None:
     order = np.argsort(held)
     task.count_in(len(held))
     pair, name = spec.partition.split("/")
-    write_ranked(task, f"held/{pair}", name, held[order], Ranked.concatenate(parts).take(order), k)
+    write_tied(task, f"held/{pair}", name, held[order], TiedNeighbours.concatenate(parts).take(order), k)
 
 
 def held_files(context: PlanContext, pair: tuple[str, str]) -> dict[str, FileRef]:
@@ -102,7 +102,9 @@ def held_files(context: PlanContext, pair: tuple[str, str]) -> dict[str, FileRef
     return {shard_of(ref): ref for ref in context.store.outputs("search", "reuse", f"held/{pair_folder(pair)}")}
 
 
-def held_positions(task: TaskContext, ref: FileRef, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], Ranked]:
+def held_positions(
+    task: TaskContext, ref: FileRef, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.intp], TiedNeighbours]:
     """Read lists that hold.
 
     Args:
@@ -116,7 +118,7 @@ def held_positions(task: TaskContext, ref: FileRef, rows: npt.NDArray[np.int64])
     Raises:
         CorruptOutputError: a sentence is not in the shard.
     """
-    held, lists = read_ranked(task, ref)
+    held, lists = read_tied(task, ref)
     place = Renumbering(np.sort(rows), np.argsort(rows), len(rows))(held)
     if (place < 0).any():
         raise CorruptOutputError(

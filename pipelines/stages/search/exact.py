@@ -13,7 +13,7 @@ import numpy as np
 
 from emsmine.errors import CorruptOutputError
 from emsmine.mining.approximate.search import search_both_flat
-from emsmine.mining.exact.incremental import Ranked, merge_ranked, search_both_new, search_both_ranked
+from emsmine.mining.exact.incremental import TiedNeighbours, merge_tied, search_both_new, search_both_tied
 from emsmine.mining.neighbours import LISTS_AT_ONCE
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
@@ -26,9 +26,9 @@ from emsmine.pipelines.store.neighbours import (
     DIRECTIONS,
     VERSIONS,
     read_neighbours,
-    read_ranked,
+    read_tied,
     write_neighbours,
-    write_ranked,
+    write_tied,
 )
 from emsmine.pipelines.store.schemas import embeddings_metadata, read_embeddings
 from emsmine.pipelines.store.tasks import JSON, FileRef, Runtime, TaskSpec
@@ -119,18 +119,18 @@ def run_tile(task: TaskContext) -> None:
     gpu = None if is_flat else find_task_gpu(task.runtime, len(source), target)
     if is_flat:
         flat = search_both_flat(source, target, k, source_ids=ids[0], target_ids=ids[1], validate=False)
-        found = Ranked.unsure(flat[0]), Ranked.unsure(flat[1])
+        found = TiedNeighbours.unsure(flat[0]), TiedNeighbours.unsure(flat[1])
     elif held:
         is_held = [np.zeros(len(rows), dtype=bool) for rows in ids]
         for ref, rows, mask in zip(held, ids, is_held, strict=True):
             mask[held_positions(task, ref, rows)[0]] = True
         found = search_both_new(source, target, k, ids[0], ids[1], is_held[0], is_held[1], gpu)
     else:
-        found = search_both_ranked(source, target, k, ids[0], ids[1], gpu=gpu)
+        found = search_both_tied(source, target, k, ids[0], ids[1], gpu=gpu)
     pair, tile = task.spec.partition.split("/")
     for direction, rows, ranked in zip(DIRECTIONS, ids, found, strict=True):
         task.count_in(len(rows))
-        write_ranked(task, f"tiles/{pair}", f"{direction}-{tile}", rows, ranked, k)
+        write_tied(task, f"tiles/{pair}", f"{direction}-{tile}", rows, ranked, k)
 
 
 def plan_merge(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -160,23 +160,23 @@ def run_merge(task: TaskContext) -> None:
     A few lists at a time, which is the same as all at once: memory does not grow with the number of shards.
     """
     held = [ref for ref in task.spec.inputs if ref.path.startswith("held/")]
-    lists: list[Ranked] = []
+    lists: list[TiedNeighbours] = []
     for ref in task.spec.inputs:
         if ref in held:
             continue
-        rows, ranked = read_ranked(task, ref)
+        rows, ranked = read_tied(task, ref)
         lists.append(ranked)
         if len(lists) == LISTS_AT_ONCE:
-            lists = [merge_ranked(lists)]
+            lists = [merge_tied(lists)]
     for ref in held:
         places, ranked = held_positions(task, ref, rows)
         lists.append(ranked.spread(places, len(rows)))
         task.counter("reused_lists", len(places))
         task.counter("searched_lists", len(rows) - len(places))
-    merged = merge_ranked(lists)
+    merged = merge_tied(lists)
     task.count_in(len(rows))
     pair, name = task.spec.partition.split("/")
-    write_ranked(task, f"neighbours/{pair}", name, rows, merged, merged.neighbours.k)
+    write_tied(task, f"neighbours/{pair}", name, rows, merged, merged.neighbours.k)
 
 
 def plan_audit(step: Step, context: PlanContext) -> list[TaskSpec]:

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from emsmine.mining.approximate import candidates as ivf_candidates
 from emsmine.mining.approximate import scan
-from emsmine.mining.approximate.candidates import Candidates
-from emsmine.mining.approximate.lists import StoredLists
+from emsmine.mining.approximate.candidates import EntryCollector
 from emsmine.mining.approximate.loader import load_faiss
-from emsmine.mining.approximate.scan import block_rows, search_lists
+from emsmine.mining.approximate.scan import StoredLists, block_rows, search_lists
 from emsmine.mining.approximate.search import rescore
 from emsmine.mining.exact.search import Neighbours, exact_cosine, top_k
 from emsmine.mining.rounding import stored_error
@@ -167,7 +166,7 @@ def test_bounds_hold_where_scores_are_as_wrong_as_they_may_be() -> None:
     rng = np.random.default_rng(7)
     base, query, error = unit(rng, 400, 6), unit(rng, 40, 6), 0.05
     exact = exact_cosine(np.repeat(query, 400, axis=0), np.tile(base, (40, 1))).reshape(40, 400)
-    candidates = Candidates(query, base.__getitem__, np.arange(400), 5, error, capacity=300)
+    candidates = EntryCollector(query, base.__getitem__, np.arange(400), 5, error, capacity=300)
     for start in range(0, 400, 25):
         rows = np.arange(start, start + 25)
         wrong = exact[:, rows] + rng.choice([-error, error], (40, 25)).astype(np.float32)

@@ -5,12 +5,12 @@ import pytest
 from numpy.typing import NDArray
 
 from emsmine.mining.exact.incremental import (
-    Ranked,
     Renumbering,
+    TiedNeighbours,
     carry_over,
-    merge_ranked,
+    merge_tied,
     search_both_new,
-    search_both_ranked,
+    search_both_tied,
     shorten,
 )
 from emsmine.mining.exact.search import Neighbours
@@ -18,11 +18,11 @@ from emsmine.mining.exact.search import Neighbours
 INF = -np.inf
 
 
-def ranked(ids: list[list[int]], cosine: list[list[float]], tied: list[bool]) -> Ranked:
-    return Ranked(Neighbours(np.array(ids, np.int64), np.array(cosine, np.float32)), np.array(tied))
+def ranked(ids: list[list[int]], cosine: list[list[float]], tied: list[bool]) -> TiedNeighbours:
+    return TiedNeighbours(Neighbours(np.array(ids, np.int64), np.array(cosine, np.float32)), np.array(tied))
 
 
-def listed(found: Ranked) -> list[tuple[list[int], list[float], bool]]:
+def listed(found: TiedNeighbours) -> list[tuple[list[int], list[float], bool]]:
     rows = zip(found.neighbours.ids.tolist(), found.neighbours.cosine.tolist(), found.tied.tolist(), strict=True)
     return [(ids, [round(value, 3) for value in cosine], tied) for ids, cosine, tied in rows]
 
@@ -101,15 +101,15 @@ def test_more_neighbours_than_there_are_cannot_be_carried_over() -> None:
 
 def test_a_tie_that_a_part_hides_is_not_forgotten() -> None:
     left = ranked([[1, 2]], [[0.9, 0.5]], [True])
-    assert listed(merge_ranked([left, ranked([[7, -1]], [[0.4, INF]], [False])])) == [([1, 2], [0.9, 0.5], True)]
+    assert listed(merge_tied([left, ranked([[7, -1]], [[0.4, INF]], [False])])) == [([1, 2], [0.9, 0.5], True)]
     # Two better ones push the tie out; one that equals them is seen.
-    assert listed(merge_ranked([left, ranked([[7, 8]], [[0.8, 0.7]], [False])])) == [([1, 7], [0.9, 0.8], False)]
-    assert listed(merge_ranked([left, ranked([[7, 8]], [[0.9, 0.9]], [False])])) == [([1, 7], [0.9, 0.9], True)]
+    assert listed(merge_tied([left, ranked([[7, 8]], [[0.8, 0.7]], [False])])) == [([1, 7], [0.9, 0.8], False)]
+    assert listed(merge_tied([left, ranked([[7, 8]], [[0.9, 0.9]], [False])])) == [([1, 7], [0.9, 0.9], True)]
 
 
 def test_parts_may_name_the_same_sentence() -> None:
     left = ranked([[1, 2]], [[0.9, 0.5]], [False])
-    assert listed(merge_ranked([left, left])) == [([1, 2], [0.9, 0.5], False)]
+    assert listed(merge_tied([left, left])) == [([1, 2], [0.9, 0.5], False)]
 
 
 def test_held_rows_are_searched_among_new_ones_only() -> None:
@@ -122,7 +122,7 @@ def test_held_rows_are_searched_among_new_ones_only() -> None:
     nothing = np.zeros(2, dtype=bool)
     for found, whole in zip(
         search_both_new(vectors, vectors, 2, ids, ids, nothing, nothing),
-        search_both_ranked(vectors, vectors, 2, ids, ids),
+        search_both_tied(vectors, vectors, 2, ids, ids),
         strict=True,
     ):
         assert listed(found) == listed(whole)
@@ -134,15 +134,15 @@ def test_rows_are_taken_spread_and_joined() -> None:
     spread = lists.spread(np.array([2, 0]), 3)
     assert spread.neighbours.ids.tolist() == [[3, -1], [-1, -1], [1, 2]]
     assert spread.tied.tolist() == [False, False, True]
-    assert listed(Ranked.concatenate([lists, lists.take(np.array([0]))]))[2] == listed(lists)[0]
-    assert Ranked.unsure(lists.neighbours).tied.tolist() == [True, False]
+    assert listed(TiedNeighbours.concatenate([lists, lists.take(np.array([0]))]))[2] == listed(lists)[0]
+    assert TiedNeighbours.unsure(lists.neighbours).tied.tolist() == [True, False]
 
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tied must be bool \[1\]"):
-        Ranked(Neighbours.empty(1, 2), np.zeros(2, dtype=bool))
+        TiedNeighbours(Neighbours.empty(1, 2), np.zeros(2, dtype=bool))
     with pytest.raises(ValueError, match="no parts"):
-        merge_ranked([])
+        merge_tied([])
 
 
 def test_renumbering_knows_what_is_gone_and_whether_the_order_stayed() -> None:

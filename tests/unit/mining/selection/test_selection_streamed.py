@@ -5,11 +5,10 @@ import pytest
 
 from emsmine.mining.exact.search import Int64Array, Neighbours
 from emsmine.mining.selection import streamed
-from emsmine.mining.selection.choose import Chooser
-from emsmine.mining.selection.lists import HeldLists, Neighbourhoods
+from emsmine.mining.selection.choose import PairSelector
 from emsmine.mining.selection.numbering import Numbering
 from emsmine.mining.selection.sort import NumberedPairs, PairSorter, Scratch
-from emsmine.mining.selection.streamed import score_streamed
+from emsmine.mining.selection.streamed import HeldLists, Neighbourhoods, score_streamed
 from emsmine.mining.selection.suspicion import few_neighbours, last_similarity, typical_similarity
 
 SHARD = 1 << 40
@@ -83,7 +82,7 @@ def test_held_lists_meet_the_other_direction() -> None:
     held = HeldLists(3, 2)
     held.hold(ids(2, 0), np.array([[5, 6], [5, -1]]), np.array([[0.5, 0.4], [0.3, -np.inf]], dtype=np.float32))
     cosine = np.array([0.6, 0.3, 0.1, 0.2, 0.9], dtype=np.float32)
-    met = held.meet(ids(2, 2, 0, 1, 0), ids(5, 6, 6, 5, 7), cosine)
+    met = held.match(ids(2, 2, 0, 1, 0), ids(5, 6, 6, 5, 7), cosine)
     assert met.tolist() == [True, True, False, False, False]
     for num_rows in (1, 2, 3):
         found = [np.concatenate(columns).tolist() for columns in zip(*held.entries(num_rows), strict=True)]
@@ -133,7 +132,7 @@ def test_the_rest_of_a_long_chain_is_gone_through_in_parts() -> None:
     links, chains = (part.ravel() for part in np.indices((50_000, 3)))
     source, target = 3 * (links // 2) + chains, 3 * ((links + 1) // 2) + chains
     flags = np.ones(links.size, dtype=bool)
-    chosen = Chooser("max", 80_000, 80_000).choose(source, target, flags, flags)
+    chosen = PairSelector("max", 80_000, 80_000).choose(source, target, flags, flags)
     assert chosen.tolist() == np.flatnonzero(links % 2 == 0).tolist()
 
 
@@ -147,7 +146,7 @@ def test_the_rest_of_a_long_chain_is_gone_through_in_parts() -> None:
     ],
 )
 def test_choosing_remembers_earlier_pieces(retrieval: str, chosen: list[bool]) -> None:
-    chooser, flag = Chooser(retrieval, 2, 2), np.array([True])
+    chooser, flag = PairSelector(retrieval, 2, 2), np.array([True])
     found = [chooser.choose(ids(source), ids(target), flag, flag).size for source, target in np.ndindex(2, 2)]
     assert found == chosen
 

@@ -30,12 +30,14 @@ from emsmine.pipelines.bootstrap.pairs import (
 from emsmine.pipelines.bootstrap.report import Round, best_round, build_report, format_report, load_round, record_hash
 from emsmine.pipelines.bootstrap.tokenizer import tokenizer_sample, train_shared_tokenizer
 from emsmine.pipelines.settings import STAGE_NAMES
+from emsmine.pipelines.stages import load_stage
+from emsmine.pipelines.store.earlier import share_steps
 from emsmine.pipelines.store.files import hash_file
-from emsmine.pipelines.store.share import share_stages
 from emsmine.pipelines.store.store import Store
 
 DE_EN = ("deu_Latn", "eng_Latn")
 TEXT_STAGES = STAGE_NAMES[:3]
+TEXT_STEPS = [(stage, step.name) for stage in TEXT_STAGES for step in load_stage(stage).steps]
 
 
 def numbered(size: int) -> PairSet:
@@ -335,7 +337,7 @@ def test_the_table_says_what_each_round_did() -> None:
 
 def test_stages_are_shared_without_a_second_copy(finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
-    share_stages(Store(finished), target, TEXT_STAGES)
+    share_steps(Store(finished), target, TEXT_STEPS)
     shared = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     folders = ("documents", "signatures", "duplicates", "distinct", "segments", "sentences", "occurrences")
     manifests = [f"manifests/{stage}." for stage in TEXT_STAGES]
@@ -359,7 +361,7 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    share_stages(Store(finished), target, TEXT_STAGES)
+    share_steps(Store(finished), target, TEXT_STEPS)
     monkeypatch.undo()
     before = kit.tree(target)
     copy = target / "documents" / "00000.parquet"
@@ -368,7 +370,7 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
     copy.write_bytes(copy.read_bytes()[:100])
     (target / "manifests" / "langid.distinct.json").write_text("{}", encoding="utf-8")
     (target / "manifests" / "dedup.apply.json").unlink()
-    share_stages(Store(finished), target, TEXT_STAGES)
+    share_steps(Store(finished), target, TEXT_STEPS)
     assert kit.tree(target) == before
     assert (target / "documents" / "00001.parquet").stat().st_ino == kept
     assert not [path for path in target.rglob(".tmp-*")]
@@ -376,4 +378,4 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
 
 def test_a_stage_that_is_not_finished_cannot_be_shared(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ingest\.read is not finished"):
-        share_stages(Store(tmp_path / "nothing"), tmp_path / "run", TEXT_STAGES)
+        share_steps(Store(tmp_path / "nothing"), tmp_path / "run", TEXT_STEPS)

@@ -9,14 +9,14 @@ from emsmine.errors import ConfigError
 from emsmine.mining.exact.gpu import tile_shape
 from emsmine.pipelines.planning import of_run
 from emsmine.pipelines.planning.advice import check_fits
-from emsmine.pipelines.planning.machine import Gpu, Limits, Machine
+from emsmine.pipelines.planning.machine import GpuMemory, Machine, SearchLimits
 from emsmine.pipelines.planning.of_run import plan_and_measure
 from emsmine.pipelines.planning.plan import SearchRequest, even_shards, make_plan
 from emsmine.pipelines.planning.text import as_json, format_plan, time_line
 
 GIB = 1 << 30
 MACHINE = Machine(
-    64 * GIB, "MemAvailable", 1000 * GIB, 8, (Gpu("Card", 20 * GIB, 24 * GIB), Gpu("Other", GIB, 2 * GIB))
+    64 * GIB, "MemAvailable", 1000 * GIB, 8, (GpuMemory("Card", 20 * GIB, 24 * GIB), GpuMemory("Other", GIB, 2 * GIB))
 )
 
 
@@ -93,6 +93,6 @@ def test_a_gpu_counts_if_it_is_wanted_and_torch_sees_it(
     monkeypatch.setattr(of_run, "look_at_machine", lambda *_: MACHINE)
     monkeypatch.setattr(of_run, "torch_sees_gpu", lambda: sees)
     monkeypatch.setattr(of_run, "measure_multiplication", lambda dim: 1e11)
-    plan, speed = plan_and_measure(request(200_000, device="cpu"), tmp_path, Limits(device=device))
+    plan, speed = plan_and_measure(request(200_000, device="cpu"), tmp_path, SearchLimits(device=device))
     assert (plan.gpu is not None) == used
     assert (speed is None) == used

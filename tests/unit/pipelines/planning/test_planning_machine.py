@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emsmine.pipelines.planning.machine import (
-    Gpu,
+    GpuMemory,
     available_memory,
     look_at_machine,
     measure_multiplication,
@@ -72,7 +72,7 @@ def test_an_unknown_system_has_no_limit(tmp_path: Path) -> None:
 
 def test_gpus_are_parsed() -> None:
     shown = "NVIDIA A, B 80GB, 1024, 2048\nMIG thing, [N/A], [N/A]\n\n"
-    assert parse_gpus(shown) == (Gpu("NVIDIA A, B 80GB", GIB, 2 * GIB),)
+    assert parse_gpus(shown) == (GpuMemory("NVIDIA A, B 80GB", GIB, 2 * GIB),)
 
 
 def test_hidden_gpus_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_hidden_gpus_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus() == (Gpu("X", GIB, 2 * GIB),)
+    assert visible_gpus() == (GpuMemory("X", GIB, 2 * GIB),)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == ()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

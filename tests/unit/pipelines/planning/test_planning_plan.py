@@ -7,9 +7,10 @@ import pytest
 from emsmine.errors import ConfigError
 from emsmine.pipelines.planning import costs
 from emsmine.pipelines.planning.advice import check_fits, remedies
-from emsmine.pipelines.planning.machine import Gpu, Machine
-from emsmine.pipelines.planning.plan import Plan, SearchRequest, even_shards, make_plan, size
+from emsmine.pipelines.planning.machine import GpuMemory, Machine
+from emsmine.pipelines.planning.plan import Plan, SearchRequest, even_shards, make_plan
 from emsmine.pipelines.planning.text import Speed, as_json, duration, format_plan, summary_lines, time_line
+from emsmine.pipelines.store.files import size
 
 GIB = 1 << 30
 LARGE = Machine(64 * GIB, "MemAvailable", 1000 * GIB, 8)
@@ -182,7 +183,7 @@ def test_times_that_are_not_known_are_not_told() -> None:
 
 
 def test_text_and_json_tell_the_same() -> None:
-    machine = dataclasses.replace(LARGE, gpus=(Gpu("Card", GIB, 2 * GIB),))
+    machine = dataclasses.replace(LARGE, gpus=(GpuMemory("Card", GIB, 2 * GIB),))
     plan = make_plan(request(2_000_000, 3_000_000, engine="auto", workers=2), machine)
     text, data = format_plan(plan, None), as_json(plan, None)
     assert "Card: 1.0 GiB of 2.0 GiB free; with faiss-gpu" in text
