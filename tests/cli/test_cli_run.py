@@ -220,7 +220,7 @@ def test_wrong_arguments_end_before_anything_is_written(
     ("toml", "words"),
     [
         ("[selekt]\n", ["selekt", "select"]),
-        ("[select]\nthresh = 1\n", ["select.thresh", "threshold"]),
+        ("[select]\nthresh = 1\n", ["select has unknown keys thresh", "threshold"]),
         ("[select]\nthreshold = '1'\n", ["select.threshold", "'1'", "float"]),
         ("[search]\nk = 1.5\n", ["search.k", "1.5", "int"]),
         ("pairs = 'de-en'\n", ["pairs", "list of strings"]),

@@ -87,7 +87,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 import numpy as np, pyarrow as pa
-from emsmine.pipelines import inside
+from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.files import AtomicFile, write_atomically
 from emsmine.pipelines.store.parquet import ParquetSink
 root, kind = Path(sys.argv[1]), sys.argv[2]

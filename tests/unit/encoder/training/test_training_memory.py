@@ -20,7 +20,7 @@ MEASURE = """
 import sys, threading, time
 from pathlib import Path
 import numpy as np
-from emsmine.encoder import data
+from emsmine.encoder.data import pairs as data
 from emsmine.encoder.data.pairs import Corpus, PairFile, TokenCache
 from emsmine.encoder.data.sampler import PairSampler, split_validation
 from emsmine.encoder.model.tokenizer import Packed, Tokenizer
