@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from emsmine.mining.rounding import NORM_TOLERANCE
 
+LARGE_SEARCH = 2**36
+"""Multiplications, N M D, from which a search pays for what it must load or prepare: torch, int8 rows, a GPU."""
+
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 

@@ -20,7 +20,8 @@ from emsmine.mining.rounding import ROUNDING, slices
 Fetch = Callable[[Int64Array], Float32Array]
 """Gives the unit vectors float32 [H, D] of base rows int64 [H]."""
 
-_KEPT_ENTRIES = 1 << 18
+KEPT_ENTRIES = 1 << 18
+"""Entries that are kept before they are scored, beside a few for each neighbour."""
 _KEPT_PER_NEIGHBOUR = 4
 _FETCHED_VALUES = 1 << 21  # values of vectors held while entries are scored: 8 MiB in float32
 _RESCORED_VALUES = 1 << 16  # values per side while rescoring: within a processor's cache in float64
@@ -57,7 +58,7 @@ class EntryCollector:
         self._best_NK = np.full((num_queries, k), -np.inf, dtype=np.float32)
         self._limit_N = np.full(num_queries, -np.inf, dtype=np.float32)
         self._exact = Neighbours.empty(num_queries, k)
-        size = _KEPT_ENTRIES + _KEPT_PER_NEIGHBOUR * num_queries * k if capacity is None else capacity
+        size = KEPT_ENTRIES + _KEPT_PER_NEIGHBOUR * num_queries * k if capacity is None else capacity
         self._query_H = np.empty(size, dtype=np.int32)
         self._row_H = np.empty(size, dtype=np.int64)
         self._score_H = np.empty(size, dtype=np.float32)

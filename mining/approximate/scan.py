@@ -23,7 +23,8 @@ from emsmine.mining.approximate.loader import load_faiss
 from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours
 from emsmine.mining.rounding import slices, stored_error
 
-_BLOCK_PAIRS = 1 << 21
+BLOCK_PAIRS = 1 << 21
+"""Pairs of a query and a list that are searched together."""
 # Queries and rows of one product, and its scores: within a processor's cache.
 _QUERIES, _ROWS, _SCORES = 2048, 2048, 1 << 18
 
@@ -79,7 +80,7 @@ class StoredLists:
 
 def block_rows(num_queries: int, probes: int) -> int:
     """Return how many queries are searched together: as many as may be, in blocks of about equal size."""
-    most = max(1, _BLOCK_PAIRS // probes)
+    most = max(1, BLOCK_PAIRS // probes)
     num_blocks = max(1, -(-num_queries // most))
     return max(1, -(-num_queries // num_blocks))
 

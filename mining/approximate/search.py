@@ -19,7 +19,7 @@ from emsmine.mining.approximate.loader import load_faiss, on_device
 from emsmine.mining.approximate.probes import list_scores, nearest_lists, rotate
 from emsmine.mining.approximate.scan import StoredLists, block_rows, search_lists
 from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours, exact_cosine, search_both, top_k
-from emsmine.mining.neighbours import check_ids, check_vectors
+from emsmine.mining.neighbours import LARGE_SEARCH, check_ids, check_vectors
 from emsmine.progress import report
 
 FLAT_BLOCK_ROWS = 4096
@@ -28,7 +28,6 @@ SPARE = 8
 """Neighbours asked for beyond k, so that rounding and ties at the edge are settled by exact scores."""
 _FETCHED_VALUES = 1 << 23  # float32 values of proposals held at a time: 32 MiB
 _RESCORED_VALUES = 1 << 18  # float64 values per side while rescoring: within a processor's cache
-_LARGE_SEARCH = 1 << 36  # multiplications in lists; smaller searches take less time than to load torch
 _MOST_PROPOSALS = 1024
 _MOST_CANDIDATES = 4096  # HNSW
 
@@ -218,7 +217,7 @@ class ApproximateIndex:
         assert self._centroids is not None
         width = min(width, len(self._lists))
         products = len(query_ND) * width * (len(self._ids) // len(self._lists))
-        use_torch = products * self._dim >= _LARGE_SEARCH
+        use_torch = products * self._dim >= LARGE_SEARCH
         blocks = []
         step = block_rows(len(query_ND), width)
         for start in range(0, len(query_ND), step):

@@ -16,10 +16,9 @@ import numpy as np
 
 from emsmine.errors import ConfigError
 from emsmine.mining.exact.operands import BLOCK
+from emsmine.mining.neighbours import LARGE_SEARCH
 from emsmine.mining.rounding import half_error
 
-LARGE_SEARCH = 2**36
-"""Multiplications of a search, N M D, below which a processor is done before a GPU is ready."""
 CHUNK_BLOCKS = 2**15
 """Blocks whose entries are looked at together: at most 2^20 entries."""
 CHUNK_VALUES = 2**22

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from emsmine.mining.exact.gpu import Gpu
 from emsmine.mining.exact.int8 import SMALLEST_DIM, int8_products_are_exact
 from emsmine.mining.exact.search import Precision, search_both
-from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, merge, top_k
+from emsmine.mining.neighbours import LARGE_SEARCH, Float32Array, Int64Array, Neighbours, merge, top_k
 
 BoolArray = NDArray[np.bool_]
 
 # Multiplications N M D from which a search of everything would take products of int8, and has torch loaded for it; and
 # those from which a part of it does better with int8 (measured at D = 384: between 2^33 and 2^34).
-_LARGE_SEARCH, _LARGE_PART = 2**36, 2**34
+_LARGE_PART = 2**34
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def search_both_new(
     old_rows, new_rows = np.flatnonzero(source_held), np.flatnonzero(~source_held)
     new_columns = np.flatnonzero(~target_held)
     (num_rows, dim), num_columns = source_ND.shape, len(target_MD)
-    is_large = num_rows * num_columns * dim >= _LARGE_SEARCH and dim >= SMALLEST_DIM and int8_products_are_exact()
+    is_large = num_rows * num_columns * dim >= LARGE_SEARCH and dim >= SMALLEST_DIM and int8_products_are_exact()
     from_new, from_old = (
         search_both_tied(
             source_ND[rows],

@@ -21,6 +21,7 @@ from emsmine.mining.exact.operands import Side
 from emsmine.mining.exact.refine import Searched
 from emsmine.mining.exact.tiles import search_tiles
 from emsmine.mining.neighbours import (
+    LARGE_SEARCH,
     Float32Array,
     Int64Array,
     Neighbours,
@@ -44,8 +45,6 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "fp32", "int8"]
-# Multiplications of a search, N M D, that numpy does in less time than it takes to load torch.
-_SMALL_SEARCH = 2**36
 INT8_TILE, FLOAT32_TILE = (2048, 2048), (4032, 1024)
 """Source and target rows of a tile: the fastest of some shapes.
 
@@ -127,7 +126,7 @@ def _search_here(source: Searched, target: Searched, precision: str, tile_rows: 
 
 def _precision(precision: str, dim: int, num_scores: int) -> tuple[bool, bool]:
     """Choose how to multiply: whether by int8, with float32 where rounding rules too little out; whether by torch."""
-    is_small = num_scores * dim < _SMALL_SEARCH
+    is_small = num_scores * dim < LARGE_SEARCH
     if precision not in ("auto", "fp32", "int8"):
         raise ValueError(f"search: precision {precision!r}; use auto, fp32 or int8")
     if precision == "int8" and dim < SMALLEST_DIM:

@@ -27,7 +27,8 @@ from emsmine.mining.neighbours import Float32Array, Neighbours
 from emsmine.mining.rounding import LENGTH, ROUNDING, slices
 from emsmine.progress import report
 
-_KEPT_BYTES = 2**27
+KEPT_BYTES = 2**27
+"""Source rows that are kept ready to be multiplied."""
 _FLAGGED_BLOCKS = 2**13  # blocks whose entries are looked at together
 _LOWEST_LIMIT = np.float32(-2.0)  # under any cosine
 # If more of the blocks are flagged, the product in float32 is cheaper than to look into them.
@@ -44,7 +45,7 @@ def search_tiles(
         fallback: multiply tiles again whose rounded products rule too little out.
         tile: source and target rows of a tile.
     """
-    rows_kept = max(tile[0], _KEPT_BYTES // products.bytes_per_row // tile[0] * tile[0])
+    rows_kept = max(tile[0], KEPT_BYTES // products.bytes_per_row // tile[0] * tile[0])
     for kept in slices(0, source.num_rows, rows_kept):
         lefts = [products.left(source.side, span) for span in slices(kept.start, kept.stop, tile[0])]
         for span in slices(0, target.num_rows, tile[1]):

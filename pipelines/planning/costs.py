@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from emsmine.errors import ConfigError
 from emsmine.mining.approximate.build import training_rows
+from emsmine.mining.approximate.candidates import KEPT_ENTRIES
 from emsmine.mining.approximate.choice import index_bytes, num_lists
+from emsmine.mining.approximate.scan import BLOCK_PAIRS
 from emsmine.mining.approximate.search import FLAT_BLOCK_ROWS, SPARE
-from emsmine.mining.exact.gpu import FREE_SHARE, LARGE_SEARCH, tile_shape
+from emsmine.mining.exact.gpu import FREE_SHARE, tile_shape
 from emsmine.mining.exact.search import FLOAT32_TILE, INT8_TILE
-from emsmine.mining.neighbours import LISTS_AT_ONCE
+from emsmine.mining.exact.tiles import KEPT_BYTES
+from emsmine.mining.neighbours import LARGE_SEARCH, LISTS_AT_ONCE
 from emsmine.mining.selection.sort import SELECT_BUFFER_PAIRS
 from emsmine.pipelines.planning.machine import GpuMemory
 
@@ -22,12 +25,8 @@ WORKER_BYTES = 160 << 20
 """Memory that a worker process has to itself before its first task; libraries that processes share are not in it."""
 TASK_BYTES = 48 << 20
 """What any task takes beside its arrays: buffers of Parquet files, and code that is loaded when it is first used."""
-_KEPT_BYTES = 1 << 27
 _FETCHED_BYTES = 112 << 20
 """Vectors of proposals while they are scored: 2^23 values as float16 once and as float32 twice, and their ids."""
-_LIST_PAIRS = 1 << 21
-"""Pairs of a query and a list that are searched together."""
-_LIST_ENTRIES = 1 << 18
 _LIST_WORK_BYTES = 40 << 20
 """Scores of some queries and a list, 2^21 values of vectors that are scored again, and what is merged."""
 _LIST_SCORES_BYTES = 1 << 23
@@ -63,7 +62,7 @@ def tile_bytes(engine: str, source_rows: int, target_rows: int, dim: int, k: int
             _scores_bytes(INT8_TILE, source_rows, target_rows, k, 9) + 24 * dim * min(max(INT8_TILE), largest),
             _scores_bytes(FLOAT32_TILE, source_rows, target_rows, k, 5) + 8 * dim * min(max(FLOAT32_TILE), largest),
         )
-        searching += min(_KEPT_BYTES, 4 * dim * source_rows) + 100 * (source_rows + target_rows)
+        searching += min(KEPT_BYTES, 4 * dim * source_rows) + 100 * (source_rows + target_rows)
     return TASK_BYTES + max(reading, stored + searching + found)
 
 
@@ -85,8 +84,8 @@ def query_bytes(engine: str, query_rows: int, base_rows: int, dim: int, k: int) 
     """
     centroids = 2 * 4 * dim * num_lists(base_rows) if engine in ("faiss-ivf", "faiss-ivfpq") else 0
     if engine == "faiss-ivf":
-        pairs = min(_LIST_PAIRS, query_rows * num_lists(base_rows))
-        entries = min(_LIST_ENTRIES + 4 * k * query_rows, query_rows * base_rows)
+        pairs = min(BLOCK_PAIRS, query_rows * num_lists(base_rows))
+        entries = min(KEPT_ENTRIES + 4 * k * query_rows, query_rows * base_rows)
         # Lists are ordered first; then entries are kept, and scored at last.
         scored = min(_LIST_WORK_BYTES, (20 << 20) + 10 * dim * base_rows)
         work = max(26 * pairs, 12 * pairs + 24 * entries + scored) + 16 * k * query_rows
@@ -184,13 +183,11 @@ def exact_operations(source_rows: float, target_rows: float, dim: int, *, int8: 
         int8: whether the product is taken of vectors rounded to int8.
     """
     multiplications = source_rows * target_rows * dim
-    per_operation, per_score, per_value = _INT8_COST if int8 and multiplications >= _LARGE_TILE else _FLOAT32_COST
+    per_operation, per_score, per_value = _INT8_COST if int8 and multiplications >= LARGE_SEARCH else _FLOAT32_COST
     scores = source_rows * target_rows
     return (per_operation * 2 * dim + per_score) * scores + per_value * dim * (source_rows + target_rows)
 
 
-_LARGE_TILE = 1 << 36
-"""Smaller searches are multiplied in float32 everywhere: see `emsmine.mining.exact.search`."""
 _INT8_COST = (0.44, 80.0, 6300.0)
 _FLOAT32_COST = (0.94, 80.0, 2700.0)
 

@@ -93,7 +93,9 @@ def test_a_model_without_a_seal_loads_with_a_warning_and_can_be_sealed(
 def test_an_edit_is_refused_until_it_is_sealed_and_a_bad_one_then_too(model: Path) -> None:
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     (model / CONFIG).write_text(json.dumps(config | {"name": "renamed"}), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"was edited: its entries do not match its seal; .*emsmine\.encoder\.model\.seal"):
+    with pytest.raises(
+        ModelError, match=r"was edited: its entries do not match its seal; .*emsmine\.encoder\.model\.seal"
+    ):
         load_model(model)
     seal(model)
     assert EMSEncoder(model, device="cpu").name == "ems:renamed"

@@ -73,9 +73,9 @@ def test_the_k_nearest_of_the_lists_are_found_whatever_the_sizes(
         whole = index.search(query, k, effort)
         for name in ("_QUERIES", "_ROWS", "_SCORES"):
             patch.setattr(scan, name, size)
-        patch.setattr(scan, "_BLOCK_PAIRS", size)
+        patch.setattr(scan, "BLOCK_PAIRS", size)
         patch.setattr(faiss_lists, "_BLOCK_SCORES", size)
-        for name in ("_KEPT_ENTRIES", "_DENSE_ENTRIES", "_FETCHED_VALUES", "_RESCORED_VALUES", "_MERGED_ENTRIES"):
+        for name in ("KEPT_ENTRIES", "_DENSE_ENTRIES", "_FETCHED_VALUES", "_RESCORED_VALUES", "_MERGED_ENTRIES"):
             patch.setattr(candidates, name, size)
         patch.setattr(candidates, "_KEPT_PER_NEIGHBOUR", 0)
         parts = [index.search(query[start : start + cut], k, effort) for start in range(0, len(query), cut)]

@@ -57,7 +57,7 @@ def searches(draw: st.DrawFn) -> tuple[Array, Array]:
 def search(engine: str, *args: Any, **options: Any) -> tuple[Neighbours, Neighbours]:
     """Search by a given engine however small the work is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn, "_SMALL_SEARCH", 0 if engine == "onednn" else 2**60)
+        patch.setattr(knn, "LARGE_SEARCH", 0 if engine == "onednn" else 2**60)
         return search_both(*args, precision="int8" if engine == "int8" else "fp32", **options)
 
 

@@ -92,7 +92,7 @@ def test_ties_go_to_the_smaller_id_however_little_room_there_is(
     ids, list_of_row = rng.permutation(600).astype(np.int64), np.repeat(np.arange(3), 200)
     lists = probes(rng, len(query), 3, 2)
     if capacity is not None:
-        monkeypatch.setattr(ivf_candidates, "_KEPT_ENTRIES", capacity)
+        monkeypatch.setattr(ivf_candidates, "KEPT_ENTRIES", capacity)
         monkeypatch.setattr(ivf_candidates, "_KEPT_PER_NEIGHBOUR", 0)
         monkeypatch.setattr(ivf_candidates, "_DENSE_ENTRIES", 3 * capacity)
     found = search_lists(query, lists, stored(base, list_of_row, 3), base.__getitem__, ids, 4)

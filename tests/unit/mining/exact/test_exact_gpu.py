@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from emsmine.errors import ConfigError
 from emsmine.mining.exact import gpu as gpu_module
 from emsmine.mining.exact import gpu_tiles
-from emsmine.mining.exact.gpu import LARGE_SEARCH, Gpu, check_products, exact_accumulation, find_gpu, tile_shape
+from emsmine.mining.exact.gpu import Gpu, check_products, exact_accumulation, find_gpu, tile_shape
 from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import LARGE_SEARCH
 
 GIB = 1 << 30
 EXAMPLES = Path(__file__).parents[4] / "examples" / "two-files"

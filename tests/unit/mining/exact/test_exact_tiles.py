@@ -169,7 +169,7 @@ def test_a_tile_where_rounding_rules_nothing_out_is_multiplied_in_float32(monkey
 def test_memory_does_not_grow_with_the_product_of_the_sides(
     precision: knn.Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knn_tiles, "_KEPT_BYTES", 2**17)
+    monkeypatch.setattr(knn_tiles, "KEPT_BYTES", 2**17)
 
     def peak(num_rows: int) -> float:
         source, target = unit_rows(1, num_rows, 32), unit_rows(2, num_rows, 32)
@@ -197,7 +197,7 @@ def test_unknown_and_impossible_precisions_are_refused(monkeypatch: pytest.Monke
     wide = unit_rows(1, 5, 64)
     with pytest.raises(ConfigError, match="does not multiply int8 exactly"):
         search_both(wide, wide, 1, precision="int8")
-    monkeypatch.setattr(knn, "_SMALL_SEARCH", 0)
+    monkeypatch.setattr(knn, "LARGE_SEARCH", 0)
     assert search_both(wide, wide, 1)[0].ids.ravel().tolist() == [0, 1, 2, 3, 4]
 
 
@@ -226,7 +226,7 @@ def test_products_that_are_not_float32_are_left_to_numpy(monkeypatch: pytest.Mon
 @needs_int8
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_number_of_threads_changes_nothing(precision: knn.Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "_SMALL_SEARCH", 0)
+    monkeypatch.setattr(knn, "LARGE_SEARCH", 0)
     source, target = unit_rows(1, 400, 64, 0.01), unit_rows(2, 300, 64, 0.01)
     before = torch.get_num_threads()
     try:
