@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 RUN_STAMP := $(VENV)/.installed-to-run
 STAMP := $(VENV)/.installed
 SOURCES := emsmine encoder mining pipelines
+SCRIPTS := docs/make_reference.py
 DEMO := out/demo
 DEMO_PAIRS := de-en,el-en,en-fr,en-ru,en-zh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types format bench train-default clean
+.PHONY: help setup demo test check lint types format docs bench train-default clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,10 @@ types: setup  ## mypy --strict over all packages
 	@tail -n 1 .types/log
 	@test "$$(sed -n 's/.*in \([0-9]*\) source files/\1/p' .types/log)" -ge "$$(find $(SOURCES) -name '*.py' | wc -l)" || \
 		{ echo "mypy did not check every file of $(SOURCES)"; exit 1; }
+	@$(BIN)/mypy --no-error-summary $(SCRIPTS)
+
+docs: setup  ## write docs/reference.md from the code: commands, settings, rules, reasons
+	$(BIN)/python docs/make_reference.py
 
 bench: setup  ## measure speed and memory; figures go to docs/benchmarks.md
 	$(BIN)/python tests/perf/bench.py

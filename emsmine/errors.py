@@ -16,6 +16,16 @@
 Every message says what happened, the value got, where, and the next step.
 """
 
+EXIT_CODES = {
+    0: "done",
+    1: "failed: input, data, model, or tasks; finished work is kept",
+    2: "usage: a wrong option, setting, or language code",
+    3: "another run holds the directory",
+    130: "interrupted by Ctrl-C, resumable",
+    143: "terminated by SIGTERM, resumable",
+}
+"""What the exit codes of the command line mean."""
+
 
 class EmsmineError(Exception):
     """Base of all errors that a user can act on."""

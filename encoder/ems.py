@@ -53,7 +53,7 @@ def resolve_device(device: str) -> torch.device:
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device: {device!r} was asked for but no GPU is usable; pass --device cpu, or see "
-            "docs/guide.md for the GPU build of torch"
+            "docs/planning.md for the GPU build of torch"
         )
     return wanted
 

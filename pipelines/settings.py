@@ -125,15 +125,14 @@ STAGE_SETTINGS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings that decide the result of a run.
-
-    `inputs` are paths or URLs in the order given; `pairs` canonical, alphabetical, sorted; `reuse` is the directory of
-    an earlier run whose results are taken over, or "".
-    """
+    """All settings that decide the result of a run."""
 
     inputs: tuple[str, ...] = ()
+    """Input files, folders and URLs, in this order."""
     pairs: tuple[tuple[str, str], ...] = ()
+    """Language pairs, as in `["de-en", "en-fr"]`; kept canonical, alphabetical and sorted."""
     reuse: str = ""
+    """Folder of an earlier run whose results are taken over; empty: none."""
     ingest: IngestSettings = IngestSettings()
     dedup: DedupSettings = DedupSettings()
     langid: LangidSettings = LangidSettings()

@@ -33,24 +33,34 @@ class NetworkConfig:
     """
 
     vocab_size: int = 60000
+    """Pieces; must be that of the tokeniser."""
     dim: int = 1024
     """Width of tokens and of the sentence vector."""
     num_layers: int = 6
+    """Transformer layers; 0: the network is a mean of subword vectors."""
     num_heads: int = 16
+    """Attention heads; must divide `dim`."""
     ffn_dim: int = 4096
+    """Width of the feed-forward part of a layer."""
     activation: str = "swish"
+    """Of the feed-forward part: `swish`, `gelu` or `relu`."""
     max_tokens: int = 120
     """Longer sentences are cut here; the encoder counts them."""
     positions: str = "learned"
+    """Position vectors: `learned` or `none`."""
     embedding_norm: bool = True
     """LayerNorm after the sum of token and position vectors."""
     layer_norm_eps: float = 1e-12
+    """Added to variances in every LayerNorm."""
     layer_norm: str = "post"
-    """Where the layers normalise: after each sum, as published, or `pre`, before attention and feed-forward. `pre`
-    leaves the token vectors in the sum, so that a model without layers can be continued with layers."""
+    """Where the layers normalise: `post`, after each sum, as published, or `pre`, before attention and feed-forward.
+    `pre` leaves the token vectors in the sum, so that a model without layers can be continued with layers."""
     embedding_dropout: float = 0.1
+    """Of token vectors, and of the language vector of the reconstruction head."""
     attention_dropout: float = 0.1
+    """Of attention weights."""
     hidden_dropout: float = 0.1
+    """Of what attention and feed-forward add."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""

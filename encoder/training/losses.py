@@ -21,8 +21,11 @@ class HeadConfig:
     """Sizes of the training heads; the defaults are the released EMS."""
 
     language_dim: int = 128
+    """Width of the target-language vector of the reconstruction head."""
     num_languages: int = 62
+    """Languages that the reconstruction head tells apart; raise it for more than those of EMS."""
     projection_dim: int = 128
+    """Width of the space of the contrastive objective."""
     projection: bool = True
     """False: the contrastive objective sees the sentence vectors themselves."""
     xtr: bool = True
@@ -30,7 +33,7 @@ class HeadConfig:
     language_embedding: bool = True
     """False: the reconstruction head is not told the wanted language."""
     shared_embedding: bool = False
-    """True: the reconstruction head predicts tokens with the token table of the network."""
+    """True: the reconstruction head predicts tokens with the token table itself."""
 
 
 class ReconstructionHead(nn.Module):

@@ -29,36 +29,38 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Pair files, or folders of them, named `<xx>-<yy>.tsv[.gz|.zst]` or `.parquet`."""
     tokenizer: str = ""
-    """SentencePiece model; empty: train one on the training files."""
+    """SentencePiece model; empty: one is trained on the training files."""
     cache: str = "cache"
+    """Folder for tokenised data, inside `run.output`."""
     batch_size: int = 2048
-    """Pairs per step."""
+    """Pairs per step, of all processes together; also the negatives of a sentence."""
     exponent: float = 0.7
     """A corpus is drawn in proportion to its size to this power."""
     groups: int = 0
-    """Parts of a batch that come from one corpus each; 0 mixes freely."""
+    """Parts of a batch that come from one corpus each; 0: mixed freely."""
     validation_pairs: int = 100
-    """Pairs per corpus held out for validation by retrieval accuracy."""
+    """Pairs per corpus (at most a tenth of it) held out for validation by retrieval accuracy."""
     tokenizer_sample: int = 28_000
-    """Sentences per language that a tokeniser is trained on."""
+    """Sentences per language that a tokeniser is trained on; three times as many of Chinese, twice as many of Japanese
+    and Korean."""
     preprocessing: str = "none"
-    """none, or ems: lower-case and split words as the released EMS does, here and in the model."""
+    """`none`, or `ems`: lower-case and split words as the released EMS does, in training and in the model."""
     chunk_size: int = 0
     """Pairs per forward pass of a process; the step is that of the whole batch. 0: all at once."""
     chunk_tokens: int = 0
-    """The same with a budget of tokens, both sides, and pairs sorted by length. 0: all at once."""
+    """Tokens of both sides per forward pass of a process, the pairs sorted by length. 0: all at once."""
     shuffle_buffer: int = 0
     """Pairs of a corpus that are mixed at a time; 0: the whole corpus."""
     hard_negatives: int = 0
     """Similar pairs that follow each drawn pair into its batch, which keeps its size."""
     negatives: str = ""
-    """Encoder, as in `ems:default`, that says which pairs are similar."""
+    """Encoder, as in `ems:default`, that says which pairs are similar; set it together with `hard_negatives`."""
     negatives_limit: float = 0.95
     """Pairs with a larger cosine are taken for translations and are no negatives."""
     negatives_among: int = 50_000
     """Similar pairs are looked for among this many neighbouring lines of a corpus; the cost grows with it."""
     teacher: str = ""
-    """Encoder, as in `ems:default`, that `loss.distill_weight` learns from."""
+    """Encoder to learn from, as in `ems:default`; set it together with `loss.distill_weight`."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -94,21 +96,25 @@ class LossConfig:
     """Objectives and their weights."""
 
     xtr_weight: float = 1.0
+    """Of cross-lingual token-level reconstruction, in both directions."""
     contrastive_weight: float = 2.0
+    """Of the sentence-level contrastive objective."""
     temperature: float = 0.1
+    """Of the contrastive objective."""
     xtr_targets: str = "paper"
+    """`paper`, or `counts`: repeated tokens add up."""
     mask_duplicates: bool = False
     """Leave equal sentences of a batch out of the negatives (the paper does not)."""
     gather_negatives: bool = True
     """With several processes: the pairs of all of them are negatives (in the paper those of the same GPU)."""
     learn_temperature: bool = False
-    """Start from `temperature` and learn it."""
+    """Start from `temperature` and learn it; it never falls below 0.01."""
     margin: float = 0.0
     """Taken off the cosine of true pairs in the contrastive objective."""
     matryoshka: tuple[int, ...] = ()
-    """Widths whose first components alone must satisfy the contrastive objective, beside the full width."""
+    """Widths whose first components must do on their own, as in `[64, 128]`, beside the full width."""
     distill_weight: float = 0.0
-    """Of the squared distance from the vectors of `data.teacher`."""
+    """Of the squared distance of both sides from the vectors of `data.teacher`."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -125,22 +131,31 @@ class OptimiserConfig:
     """Adam, linear warm-up and decay."""
 
     steps: int = 10_000
+    """Of the whole training: it shapes the schedule."""
     learning_rate: float = 3e-4
+    """Highest learning rate of Adam."""
     sparse_learning_rate: float = 0.0
     """Of the token table when its gradients are sparse; 0: the table is trained like the rest."""
     warmup_steps: int = 1_000
+    """The learning rate rises linearly over them."""
     schedule: str = "cosine"
+    """How the learning rate falls afterwards: `cosine` or `linear`."""
     final_fraction: float = 0.0
     """The learning rate ends at this fraction of its peak."""
     weight_decay: float = 1e-5
+    """Of all weights with dense gradients."""
     amsgrad: bool = False
+    """Use the AMSGrad variant of Adam."""
     embedding_std: float = 0.02
+    """Of the normal distribution that the token table starts from."""
     init: str = ""
-    """Model to start from, as in `ems:default`, with its tokeniser; layers that it lacks start without effect."""
+    """Model to start from, as in `ems:default`, with its tokeniser; layers that it lacks start without effect
+    (`network.layer_norm` must then be `pre`)."""
     gradient_clip: float = 0.0
     """Largest joint norm of all gradients, dense and sparse; 0: no clipping."""
     ema_decay: float = 0.0
-    """Of an exponential moving average of the network's weights; 0: no average."""
+    """Of an exponential moving average of the network's weights, as in 0.999, and at most (1 + step) / (10 + step); 0:
+    no average."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -165,17 +180,23 @@ class RunConfig:
     """Where and how; none of these changes what a step computes, except `seed` and `precision`."""
 
     output: str = "run"
+    """Folder that everything is written to."""
     name: str = "model"
+    """Name of the model, shown in signatures."""
     table: str = "float16"
-    """How the model directory stores the token table: float32, float16 or int8."""
+    """How the model directory stores the token table: `float32`, `float16` or `int8`."""
     seed: int = 1
+    """Of all that is drawn: weights, batches, dropout."""
     precision: str = "fp32"
-    """fp32, bf16 (autocast) or fp16 (autocast and a loss scale; GPU only)."""
+    """`fp32`, `bf16` (autocast) or `fp16` (autocast and a loss scale; GPU only)."""
     export: str = "last"
-    """Which weights the model directory gets: last, best (by validation accuracy) or ema (the moving average)."""
+    """Which weights the model directory gets: `last`, `best` (by validation accuracy) or `ema` (the moving average)."""
     checkpoint_every: int = 1_000
+    """Steps from one checkpoint to the next: what an interrupt may lose."""
     validate_every: int = 1_000
+    """Steps from one validation to the next."""
     log_every: int = 50
+    """Steps from one line of the log to the next."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

@@ -31,16 +31,17 @@ class BootstrapSettings:
     """The table `[bootstrap]`."""
 
     output: str = ""
-    """Folder of the rounds."""
+    """Folder of the rounds; must be given."""
     seed: tuple[str, ...] = ()
     """Pair files, or folders of them, as `data.train` of a training takes them."""
     dev: tuple[str, ...] = ()
-    """Pair files to measure retrieval on; none: pairs held out of the seed."""
+    """Pair files to compare the rounds by; none: the pairs that every training holds out of the seed."""
     rounds: int = 2
+    """Rounds in all; `--rounds` wins over it."""
     max_pairs: int = 0
     """Most mined pairs per language pair and round, best margin first; 0: all."""
     encoder: str = ""
-    """Mines in round 1 instead of one trained on the seed."""
+    """Mines in round 1 instead of one trained on the seed, as in `ems:default`; there may then be no seed."""
 
 
 @dataclass(frozen=True)

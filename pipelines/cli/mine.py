@@ -47,7 +47,7 @@ def mine(
 ) -> None:
     """Mine translations from two files of sentences, one a line; - is stdin, compressed files are read.
 
-    Writes score, source, target per line, best first. The score is the margin; see docs/guide.md for what it means.
+    Writes score, source, target per line, best first. The score is the margin; docs/guide.md says what it means.
     An output whose name ends in .gz, .zst, .bz2 or .xz is compressed.
     """
     check_outputs("mine", {"--output": output, "--suspicious": suspicious}, (source, target))

@@ -101,7 +101,10 @@ def overrides(stages: Sequence[str], given: dict[str, Any]) -> dict[str, dict[st
 def device_option(function: _Function) -> _Function:
     """Add `--device`."""
     option: Callable[[_Function], _Function] = click.option(
-        "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto (a GPU if there is one)."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where to compute: cpu, cuda, cuda:N, or auto (a GPU if there is one).",
     )
     return option(function)
 
