@@ -138,7 +138,8 @@ def all_commands() -> Iterator[tuple[str, click.Command, click.Context]]:
     """Yield every command with its full name, a group before its tasks, in the order of `emsmine --help`."""
     from emsmine.pipelines.cli.main import cli
 
-    root = click.Context(cli, info_name="emsmine")
+    # With its settings: click keeps the names of the help option that it sees first, also for whoever calls next.
+    root = click.Context(cli, info_name="emsmine", **cli.context_settings)
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
         assert command is not None
