@@ -7,7 +7,7 @@ REASONS: dict[str, dict[str, str]] = {
     "ingest.read": {
         "truncated": "the file, record or body ends before its announced end",
         "corrupt_compression": "compressed data are damaged",
-        "decompression_bomb": "compressed data grow beyond all measure; the rest of the file is not read",
+        "decompression_bomb": "compressed data grow beyond the limit; of a file, the rest is then not read",
         "record_too_large": "a record or body is larger than the limit",
         "line_too_long": "a line is longer than the limit",
         "malformed_record": "no WARC record can be read here; reading goes on with the next one",
