@@ -140,7 +140,7 @@ def xsim_error(
         source_ND: unit rows; row i is the translation of row i of the target.
         target_MD: unit rows. Rows beyond the source's are distractors, as in xsim++: they can be found, wrongly, but
             are not looked up themselves.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
         k: neighbours per direction.
         source_texts: when given, a neighbour with the same text as the right line is a hit too (backward).
         target_texts: the same for the target side (forward).

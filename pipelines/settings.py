@@ -1,26 +1,30 @@
-"""The settings of a run: one frozen dataclass per stage, read from TOML, overridden by flags.
+"""What a run is told: its settings, and the catalogue of the stages.
 
-Every field is also a command-line flag (`near_duplicates` → `--near-duplicates`), so names are unique over all stages.
+A stage is a field of `Settings`, made by `_stage`: its settings, what it does, what its steps are called. The commands,
+the flags, the order in which stages run, the funnel and what `verify` compares follow from it. Every setting is a
+command-line flag (`near_duplicates` → `--near-duplicates`), so names are unique over all stages. Only light modules are
+imported here, as `emsmine --help` shows all this.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from emsmine.fields import setting
 from emsmine.mining.approximate.choice import ENGINES
-from emsmine.pipelines.store.tasks import JSON
+from emsmine.mining.selection import MARGINS, RETRIEVALS
+from emsmine.mining.text.rules import RulesConfig
+from emsmine.pipelines.readers.formats import FORMATS
 
-MARGINS = ("ratio", "distance", "absolute")
-RETRIEVALS = ("max", "forward", "backward", "intersect")
-FORMATS = ("tsv", "moses", "parquet", "jsonl")
+EXPORT_FORMATS = ("tsv", "moses", "parquet", "jsonl")
 
 
 @dataclass(frozen=True)
 class IngestSettings:
     """From input files to documents."""
 
-    format: str = setting("auto", "input format", choices=("auto", "warc", "wet", "jsonl", "parquet", "text"))
+    format: str = setting("auto", "input format", choices=("auto", *FORMATS))
     text_field: str = setting("text", "name of the text field or column in JSONL and Parquet")
     url_field: str = setting("url", "name of the URL field or column in JSONL and Parquet")
 
@@ -90,42 +94,59 @@ class SelectSettings:
 
 
 @dataclass(frozen=True)
-class FilterSettings:
-    """From candidate pairs to kept pairs."""
-
-    max_length_ratio: float = setting(2.0, "largest ratio of lengths, corrected for the languages", low=1)
-    min_letters: int = setting(2, "fewest letters a side", low=0)
-    max_pair_chars: int = setting(1000, "most characters a side", low=1)
-    max_similarity: float = setting(0.85, "largest character similarity of the two sides", low=0)
-    min_lid_support: float = setting(0.05, "lowest support for the expected language of either side", low=0)
-    min_digit_agreement: float = setting(0.3, "lowest agreement of the numbers of both sides", low=0)
-    min_letter_share: float = setting(0.4, "lowest share of letters among the visible characters", low=0)
-    rules_off: tuple[str, ...] = setting((), "rules to leave out, by name")
-
-
-@dataclass(frozen=True)
 class ExportSettings:
     """From kept pairs to files."""
 
-    formats: tuple[str, ...] = setting(("tsv", "moses", "parquet"), "output formats", choices=FORMATS)
+    formats: tuple[str, ...] = setting(("tsv", "moses", "parquet"), "output formats", choices=EXPORT_FORMATS)
 
 
-STAGE_SETTINGS: dict[str, type[Any]] = {
-    "ingest": IngestSettings,
-    "dedup": DedupSettings,
-    "langid": LangidSettings,
-    "encode": EncodeSettings,
-    "index": IndexSettings,
-    "search": SearchSettings,
-    "select": SelectSettings,
-    "filter": FilterSettings,
-    "export": ExportSettings,
-}
+@dataclass(frozen=True)
+class StepEntry:
+    """What is said of a step.
+
+    Args:
+        label: of its rows in the funnel; a step without one is not shown there, as its rows are those of the step
+            before it, seen from another side.
+        rows: what it counts rows by, if every row of a pair in the corpus comes by this step.
+        takes: `stage.step` whose rows it takes, all of them.
+        if_reused: the funnel shows it only where an earlier run was reused.
+    """
+
+    label: str = ""
+    rows: Literal["", "together", "by language", "by pair"] = ""
+    takes: str = ""
+    if_reused: bool = False
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """What is said of a stage.
+
+    Args:
+        settings: class of its settings.
+        summary: what it does, as help says it.
+        steps: its steps by name.
+        needs_pairs: whether it can only run when the language pairs are known.
+    """
+
+    settings: type[Any]
+    summary: str
+    steps: Mapping[str, StepEntry]
+    needs_pairs: bool = True
+
+
+def _stage(settings: Any, summary: str, steps: Mapping[str, StepEntry], *, needs_pairs: bool = True) -> Any:
+    """Enter a stage into the catalogue, as a field with the defaults of its settings."""
+    entry = StageEntry(type(settings), summary, steps, needs_pairs)
+    return dataclasses.field(default=settings, metadata={"stage": entry})
+
+
+_UNSEEN = StepEntry()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings that decide the result of a run."""
+    """All settings that decide the result of a run; the stages in the order in which they run."""
 
     inputs: tuple[str, ...] = ()
     """Input files, folders and URLs, in this order."""
@@ -133,26 +154,81 @@ class Settings:
     """Language pairs, as in `["de-en", "en-fr"]`; kept canonical, alphabetical and sorted."""
     reuse: str = ""
     """Folder of an earlier run whose results are taken over; empty: none."""
-    ingest: IngestSettings = IngestSettings()
-    dedup: DedupSettings = DedupSettings()
-    langid: LangidSettings = LangidSettings()
-    encode: EncodeSettings = EncodeSettings()
-    index: IndexSettings = IndexSettings()
-    search: SearchSettings = SearchSettings()
-    select: SelectSettings = SelectSettings()
-    filter: FilterSettings = FilterSettings()
-    export: ExportSettings = ExportSettings()
+    ingest: IngestSettings = _stage(
+        IngestSettings(),
+        "read crawl files into documents",
+        {"read": StepEntry("records → documents", "together")},
+        needs_pairs=False,
+    )
+    dedup: DedupSettings = _stage(
+        DedupSettings(),
+        "drop exact and near-duplicate documents",
+        {
+            "sign": _UNSEEN,
+            "cluster": _UNSEEN,
+            "apply": StepEntry("→ distinct documents", "together", takes="ingest.read"),
+        },
+        needs_pairs=False,
+    )
+    langid: LangidSettings = _stage(
+        LangidSettings(),
+        "identify languages, split into distinct sentences",
+        {
+            "split": StepEntry("sentences → in wanted languages", "together"),
+            "distinct": StepEntry("→ distinct sentences", "by language", takes="langid.split"),
+        },
+    )
+    encode: EncodeSettings = _stage(
+        EncodeSettings(),
+        "turn sentences into vectors",
+        {"encode": StepEntry("→ vectors", "by language", takes="langid.distinct")},
+    )
+    index: IndexSettings = _stage(
+        IndexSettings(), "prepare the search of each language", {"index": _UNSEEN, "build": _UNSEEN}
+    )
+    search: SearchSettings = _stage(
+        SearchSettings(),
+        "find nearest neighbours in both directions",
+        {
+            "sample": _UNSEEN,
+            "reuse": _UNSEEN,
+            "tile": _UNSEEN,
+            "merge": StepEntry("→ lists of neighbours", if_reused=True),
+            "audit": StepEntry("sampled neighbours → found"),
+        },
+    )
+    select: SelectSettings = _stage(
+        SelectSettings(), "choose pairs by margin", {"select": StepEntry("candidates → chosen pairs", "by pair")}
+    )
+    filter: RulesConfig = _stage(
+        RulesConfig(),
+        "drop pairs that break a rule",
+        {"filter": StepEntry("→ kept pairs", "by pair", takes="select.select")},
+    )
+    export: ExportSettings = _stage(
+        ExportSettings(),
+        "write TSV, Moses, Parquet, JSONL",
+        {"export": StepEntry("→ exported pairs", "by pair", takes="filter.filter")},
+    )
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of all pairs, sorted."""
         return tuple(sorted({lang for pair in self.pairs for lang in pair}))
 
-    def params(self, stage: str, *names: str) -> dict[str, JSON]:
+    def params(self, stage: str, *names: str) -> dict[str, Any]:
         """Return settings of a stage as task parameters; all of them if no name is given."""
         values = dataclasses.asdict(getattr(self, stage))
         return {name: values[name] for name in names or values}
 
 
-STAGE_NAMES = ("ingest", "dedup", "langid", "encode", "index", "search", "select", "filter", "export")
-"""In the order in which they run."""
+STAGES: dict[str, StageEntry] = {
+    field.name: field.metadata["stage"] for field in dataclasses.fields(Settings) if "stage" in field.metadata
+}
+"""The catalogue, in the order in which stages run."""
+STAGE_NAMES = tuple(STAGES)
+STAGE_SETTINGS: dict[str, type[Any]] = {name: entry.settings for name, entry in STAGES.items()}
+STEPS: dict[str, StepEntry] = {
+    f"{stage}.{step}": told for stage, entry in STAGES.items() for step, told in entry.steps.items()
+}
+"""The steps of all stages by `stage.step`, in the order in which they run."""

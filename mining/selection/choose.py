@@ -3,10 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from emsmine.mining.selection import RETRIEVALS
+
 BoolArray = NDArray[np.bool_]
 IndexArray = NDArray[np.intp]
 
-RETRIEVALS = ("forward", "backward", "intersect", "max")
 _ROUNDS = 8
 """Rounds of one-to-one selection over whole arrays, before the rest is done pair by pair."""
 _PIECE = 1 << 20

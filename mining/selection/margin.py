@@ -8,9 +8,9 @@ nearest neighbours on the other side; absolute margin(a, b) = a, distance a - b,
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
+from emsmine.mining.selection import MARGINS
 
-MARGINS = ("ratio", "distance", "absolute")
 # A mean closer to zero than this is rounding noise of float32 cosines; a ratio to it would be an arbitrary, huge score.
 SMALLEST_MEAN = 1e-6
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours
-from emsmine.mining.neighbours import check_ids, descending_bits
-from emsmine.mining.selection.choose import RETRIEVALS, BoolArray, IndexArray, PairSelector
+from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, check_ids, descending_bits
+from emsmine.mining.selection.choose import BoolArray, IndexArray, PairSelector
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 
 __all__ = [
-    "RETRIEVALS",
     "BoolArray",
     "Candidates",
     "IndexArray",
@@ -124,7 +122,7 @@ def candidates(
         backward: source neighbours of each target, over the whole source side.
         source_ids: the id of each row of `forward`; row numbers when None.
         target_ids: the id of each row of `backward`; row numbers when None.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
 
     Returns: each pair once. If an approximate engine gave the two directions different cosines, the higher counts.
     Raises: ValueError for ids that do not match the neighbours, a neighbour named twice by a row, or an unknown margin.
@@ -165,7 +163,7 @@ def select(
     others. For the margin alone the order makes no difference, as the best goes first.
 
     Args:
-        retrieval: one of `RETRIEVALS`.
+        retrieval: one of `emsmine.mining.selection.RETRIEVALS`.
         threshold: lowest margin, compared in float64.
         cosine_floor: lowest cosine, compared in float64.
 

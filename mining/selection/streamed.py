@@ -177,7 +177,7 @@ def score_streamed(
         forward: target neighbours of each source, over the whole target side.
         backward: source neighbours of each target, over the whole source side.
         sorter: takes the eligible pairs; to be closed by the caller after `Selection.choose`.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
         threshold, cosine_floor: see `emsmine.mining.selection.retrieve.select`.
 
     Raises: ValueError for ids that do not match the neighbours, a neighbour named twice by a row, an unknown margin, or

@@ -88,7 +88,7 @@ def mark(
         few: whether a sentence of the pair has fewer than k neighbours.
         typical_source: `typical_similarity` of the source side.
         typical_target: the same for the target side.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
         threshold: lowest margin of a chosen pair.
 
     Shapes: cosine, few [P].

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from emsmine.errors import ConfigError
+from emsmine.fields import setting
 from emsmine.mining.text.langid import UNDETERMINED, Prediction
 from emsmine.mining.text.normalise import dedup_key, digits, letters_only
 
@@ -285,43 +286,53 @@ class FewLetters:
 
 @dataclass(frozen=True)
 class RulesConfig:
-    """Thresholds of the default rules, and the names of those to leave out."""
+    """The settings of the rules: a threshold for each that has one, and the names of those to leave out."""
 
-    max_ratio: float = LengthRatio.max_ratio
-    min_letters: int = TooShort.min_letters
-    max_characters: int = TooLong.max_characters
-    max_similarity: float = NearIdentical.max_similarity
-    min_support: float = WrongLanguage.min_support
-    min_agreement: float = DigitsDisagree.min_agreement
-    min_letter_share: float = FewLetters.min_share
-    off: tuple[str, ...] = ()
+    max_length_ratio: float = setting(
+        LengthRatio.max_ratio, "largest ratio of lengths, corrected for the languages", low=1
+    )
+    min_letters: int = setting(TooShort.min_letters, "fewest letters a side", low=0)
+    max_pair_chars: int = setting(TooLong.max_characters, "most characters a side", low=1)
+    max_similarity: float = setting(
+        NearIdentical.max_similarity, "largest character similarity of the two sides", low=0
+    )
+    min_lid_support: float = setting(
+        WrongLanguage.min_support, "lowest support for the expected language of either side", low=0
+    )
+    min_digit_agreement: float = setting(
+        DigitsDisagree.min_agreement, "lowest agreement of the numbers of both sides", low=0
+    )
+    min_letter_share: float = setting(
+        FewLetters.min_share, "lowest share of letters among the visible characters", low=0
+    )
+    rules_off: tuple[str, ...] = setting((), "rules to leave out, by name")
 
 
 def default_rules(config: RulesConfig | None = None) -> tuple[Rule, ...]:
     """Build the default rules, cheapest first.
 
     Raises:
-        ConfigError: `off` names a rule that does not exist, or a threshold is not a finite number.
+        ConfigError: `rules_off` names a rule that does not exist, or a threshold is not a finite number.
     """
     config = config or RulesConfig()
     rules: tuple[Rule, ...] = (
-        TooLong(config.max_characters),
+        TooLong(config.max_pair_chars),
         TooShort(config.min_letters),
         FewLetters(config.min_letter_share),
-        LengthRatio(config.max_ratio),
+        LengthRatio(config.max_length_ratio),
         Identical(),
         NearIdentical(config.max_similarity),
-        DigitsDisagree(config.min_agreement),
-        WrongLanguage(config.min_support),
+        DigitsDisagree(config.min_digit_agreement),
+        WrongLanguage(config.min_lid_support),
     )
     names = [rule.name for rule in rules]
-    unknown = sorted(set(config.off) - set(names))
+    unknown = sorted(set(config.rules_off) - set(names))
     if unknown:
-        raise ConfigError(f"rules: off names {', '.join(unknown)}; known rules: {', '.join(names)}")
+        raise ConfigError(f"rules: rules_off names {', '.join(unknown)}; known rules: {', '.join(names)}")
     for key, value in vars(config).items():
         if isinstance(value, int | float) and not math.isfinite(value):
             raise ConfigError(f"rules: {key} is {value}; give a finite number, or turn the rule off by its name")
-    return tuple(rule for rule in rules if rule.name not in config.off)
+    return tuple(rule for rule in rules if rule.name not in config.rules_off)
 
 
 def apply(rules: Sequence[Rule], pairs: Iterable[PairView]) -> list[tuple[dict[str, float], str | None]]:

@@ -18,6 +18,7 @@ from emsmine.display import printable
 from emsmine.errors import EmsmineError
 from emsmine.pipelines.cli.streams import open_standard_streams, silence
 from emsmine.pipelines.runner.executor import exit_on_sigterm
+from emsmine.pipelines.settings import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +26,10 @@ _COMMANDS = {
     "run": ("emsmine.pipelines.cli.run", "Run the whole pipeline: crawl files to a parallel corpus."),
     "mine": ("emsmine.pipelines.cli.mine", "Mine translations from two files of sentences."),
     "score": ("emsmine.pipelines.cli.score", "Score the pairs of an existing bitext by margin."),
-    "ingest": ("emsmine.pipelines.cli.run", "Stage 1: read crawl files into documents."),
-    "dedup": ("emsmine.pipelines.cli.run", "Stage 2: drop exact and near-duplicate documents."),
-    "langid": ("emsmine.pipelines.cli.run", "Stage 3: identify languages, split into distinct sentences."),
-    "encode": ("emsmine.pipelines.cli.run", "Stage 4: turn sentences into vectors."),
-    "index": ("emsmine.pipelines.cli.run", "Stage 5: prepare the search of each language."),
-    "search": ("emsmine.pipelines.cli.run", "Stage 6: find nearest neighbours in both directions."),
-    "select": ("emsmine.pipelines.cli.run", "Stage 7: choose pairs by margin."),
-    "filter": ("emsmine.pipelines.cli.run", "Stage 8: drop pairs that break a rule."),
-    "export": ("emsmine.pipelines.cli.run", "Stage 9: write TSV, Moses, Parquet, JSONL."),
+    **{
+        name: ("emsmine.pipelines.cli.run", f"Stage {number}: {stage.summary}.")
+        for number, (name, stage) in enumerate(STAGES.items(), 1)
+    },
     "plan": ("emsmine.pipelines.cli.plan", "Say what a search will take, and whether this machine can do it."),
     "report": ("emsmine.pipelines.cli.run", "Print the funnel of a run directory."),
     "verify": ("emsmine.pipelines.cli.run", "Check every file of a run directory by its hash."),

@@ -25,7 +25,7 @@ from emsmine.pipelines.cli.options import (
 )
 from emsmine.pipelines.cli.streams import echo
 from emsmine.pipelines.configuration import build_settings, parse_pairs, read_config, read_saved_config, to_toml
-from emsmine.pipelines.settings import STAGE_NAMES, Settings
+from emsmine.pipelines.settings import STAGE_NAMES, STAGES, Settings
 from emsmine.pipelines.store.layout import CONFIG_NAME, WRITTEN
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ _redo = click.option("--redo", multiple=True, metavar="STAGE", help="Remove and 
 @_config
 @_reuse
 @_redo
-@click.option("--until", type=click.Choice(STAGE_NAMES), default="export", show_default=True, help="Last stage to run.")
+@click.option(
+    "--until", type=click.Choice(STAGE_NAMES), default=STAGE_NAMES[-1], show_default=True, help="Last stage to run."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would run, then stop.")
 @workers_option
 @memory_options
@@ -170,7 +172,7 @@ def run(
     wanted = {
         "INPUT": bool(settings.inputs),
         "--output (-o)": folder is not None,
-        "--pairs (-p)": bool(settings.pairs) or "langid" not in stages,
+        "--pairs (-p)": bool(settings.pairs) or not any(STAGES[name].needs_pairs for name in stages),
     }
     missing = [name for name, is_there in wanted.items() if not is_there]
     if missing or folder is None:

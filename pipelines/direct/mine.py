@@ -75,7 +75,7 @@ def mine_sides(
         source: one side.
         target: the other.
         k: neighbours of a sentence.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
         device: where a large search multiplies; the result is the same everywhere.
 
     Returns:

@@ -117,7 +117,7 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str 
         encoder: of both sides.
         bitext: what to score.
         k: neighbours of a sentence.
-        margin: one of `emsmine.mining.selection.margin.MARGINS`.
+        margin: one of `emsmine.mining.selection.MARGINS`.
         device: where a large search multiplies; the result is the same everywhere.
     """
     (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (bitext.source, bitext.target))

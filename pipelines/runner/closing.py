@@ -5,14 +5,7 @@ from pathlib import Path
 
 from emsmine import languages
 from emsmine.pipelines.runner.report import FunnelRow
-from emsmine.pipelines.settings import STAGE_NAMES, Settings
-
-# Steps by which rows come to a pair, and how their rows are grouped: all together, by language, by pair.
-_TOGETHER, _BY_LANGUAGE, _BY_PAIR = (
-    ("ingest.read", "dedup.apply", "langid.split"),
-    ("langid.distinct", "encode.encode"),
-    ("select.select", "filter.filter", "export.export"),
-)
+from emsmine.pipelines.settings import STAGE_NAMES, STEPS, Settings
 
 
 def closing_lines(
@@ -29,8 +22,8 @@ def closing_lines(
     Returns:
         Lines for a user, and warnings: pairs of which nothing is left, with the stage that dropped everything.
     """
-    if last != "export":
-        following = STAGE_NAMES[STAGE_NAMES.index(last) + 1]
+    following = "".join(STAGE_NAMES[STAGE_NAMES.index(last) + 1 :][:1])
+    if following:
         return [f"{last} is done in {output}; next: emsmine {following} -o {output}"], []
     exported = {row.group: row.rows_out for row in rows if row.step == "export.export"}
     lines = []
@@ -57,9 +50,8 @@ def _main_file(output: Path, name: str, formats: Sequence[str]) -> Path:
 def _why_nothing(rows: Sequence[FunnelRow], settings: Settings, pair: tuple[str, str], output: Path) -> str:
     """Name the first step after which nothing of a pair was left, its commonest reason, and what may help."""
     name = languages.pair_name(*pair, canonical=False)
-    groups = [(step, "") for step in _TOGETHER]
-    groups += [(step, lang) for step in _BY_LANGUAGE for lang in pair]
-    groups += [(step, "-".join(pair)) for step in _BY_PAIR]
+    by = {"together": ("",), "by language": pair, "by pair": ("-".join(pair),)}
+    groups = [(step, group) for step, told in STEPS.items() for group in by.get(told.rows, ())]
     found = {(row.step, row.group): row for row in rows}
     for step, group in groups:
         row = found.get((step, group))

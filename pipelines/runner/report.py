@@ -9,8 +9,7 @@ from emsmine import languages
 from emsmine.display import printable
 from emsmine.errors import CorruptOutputError, InputError, LanguageError
 from emsmine.pipelines.runner.verify import OF_RESULTS, Verification, format_problem
-from emsmine.pipelines.settings import STAGE_NAMES
-from emsmine.pipelines.stages import load_stage
+from emsmine.pipelines.settings import STEPS
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.suspicious import first_of_listing, is_listing, suspicious_counts
 from emsmine.pipelines.store.tasks import FileRef
@@ -51,30 +50,7 @@ class FunnelRow:
         return self.rows_in == self.rows_out + sum(self.dropped.values())
 
 
-# Steps whose rows are the same things as those before them, seen from another side; they drop nothing.
-_HIDDEN = {
-    ("dedup", "sign"),
-    ("dedup", "cluster"),
-    ("index", "index"),
-    ("index", "build"),
-    ("search", "sample"),
-    ("search", "reuse"),
-    ("search", "tile"),
-}
-_HIDDEN_UNLESS_REUSED = {("search", "merge")}
 _REUSED = ("reused_vectors", "encoded_vectors", "reused_lists", "searched_lists")
-_LABELS = {
-    ("ingest", "read"): "records → documents",
-    ("dedup", "apply"): "→ distinct documents",
-    ("langid", "split"): "sentences → in wanted languages",
-    ("langid", "distinct"): "→ distinct sentences",
-    ("encode", "encode"): "→ vectors",
-    ("search", "merge"): "→ lists of neighbours",
-    ("search", "audit"): "sampled neighbours → found",
-    ("select", "select"): "candidates → chosen pairs",
-    ("filter", "filter"): "→ kept pairs",
-    ("export", "export"): "→ exported pairs",
-}
 
 
 def funnel(store: Store) -> list[FunnelRow]:
@@ -84,11 +60,10 @@ def funnel(store: Store) -> list[FunnelRow]:
         InputError: nothing has been run in the directory.
     """
     rows: list[FunnelRow] = []
-    for name in STAGE_NAMES:
-        for step in load_stage(name).steps:
-            if (name, step.name) not in _HIDDEN and store.has_step(name, step.name):
-                found = _rows_of_step(store, name, step.name)
-                rows += [row for row in found if row.reused or (name, step.name) not in _HIDDEN_UNLESS_REUSED]
+    for name, told in STEPS.items():
+        stage, step = name.split(".")
+        if told.label and store.has_step(stage, step):
+            rows += [row for row in _rows_of_step(store, stage, step) if row.reused or not told.if_reused]
     if not rows:
         raise InputError(f"report: {store.root} holds no finished stage; run: emsmine run INPUT… --output DIR")
     return rows
@@ -158,8 +133,7 @@ def format_funnel(rows: list[FunnelRow], doubts: Sequence[str] = ()) -> str:
     """
     lines = [f"{'step':<42}{'':<10}{'in':>12}{'out':>12}{'dropped':>12}"]
     for row in rows:
-        stage, step = row.step.split(".")
-        label = f"{stage:<8}{_LABELS.get((stage, step), step)}"
+        label = f"{row.step.split('.')[0]:<8}{STEPS[row.step].label}"
         group = _short_name(row.group)
         dropped = sum(row.dropped.values())
         lines.append(f"{label:<42}{group:<10}{row.rows_in:>12,}{row.rows_out:>12,}{dropped:>12,}")

@@ -19,7 +19,7 @@ from emsmine.pipelines.planning.machine import SearchLimits, peak_rss_bytes
 from emsmine.pipelines.planning.of_run import NO_LIMITS, check_search
 from emsmine.pipelines.runner.executor import Executor, LocalExecutor, OnProgress
 from emsmine.pipelines.runner.progress import StepProgress
-from emsmine.pipelines.settings import STAGE_NAMES, Settings
+from emsmine.pipelines.settings import STAGE_NAMES, STAGES, Settings
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
 from emsmine.pipelines.store import inside
@@ -103,7 +103,7 @@ def check_settings(settings: Settings, stages: Sequence[str], options: RunOption
     unknown = sorted(set(options.redo) - set(STAGE_NAMES))
     if unknown:
         raise ConfigError(f"--redo: unknown stage {', '.join(unknown)}; stages: {', '.join(STAGE_NAMES)}")
-    needing = [name for name in stages if name not in ("ingest", "dedup")]
+    needing = [name for name in stages if STAGES[name].needs_pairs]
     if needing and not settings.pairs:
         raise ConfigError(f"{needing[0]}: no language pair given; add --pairs de-en (several: --pairs de-en,en-ru)")
     for name in stages:

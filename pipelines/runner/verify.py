@@ -12,8 +12,7 @@ from typing import Literal
 
 from emsmine.errors import ConfigError, CorruptOutputError, ForeignPathError, InputError
 from emsmine.pipelines.configuration import build_settings, read_saved_config
-from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS, Settings
-from emsmine.pipelines.stages import load_stage
+from emsmine.pipelines.settings import STEPS, Settings
 from emsmine.pipelines.store import inside, layout
 from emsmine.pipelines.store.files import hash_inside, is_temporary
 from emsmine.pipelines.store.layout import pair_folder
@@ -26,15 +25,6 @@ OF_RESULTS: tuple[Kind, ...] = ("damaged", "missing", "stale")
 """Kinds of problems that put results into doubt; the others are things that do not belong here."""
 
 _OWN = (layout.LOCK_NAME, layout.STAT_NAME, layout.CONFIG_NAME, layout.LOG_NAME)
-# Steps that pass the same rows on: what one gives, the next takes.
-_CHAIN = (
-    ("ingest.read", "dedup.apply"),
-    ("langid.split", "langid.distinct"),
-    ("langid.distinct", "encode.encode"),
-    ("select.select", "filter.filter"),
-    ("filter.filter", "export.export"),
-)
-_OF_PAIRS = ("select.select", "filter.filter", "export.export")
 
 
 @dataclass(frozen=True)
@@ -86,13 +76,12 @@ def verify(root: Path, threads: int, cache: StatCache | None = None) -> Verifica
     Raises:
         InputError: there is no such folder, or no manifest in it.
     """
-    names = [f"{stage}.{step.name}" for stage in STAGE_NAMES for step in load_stage(stage).steps]
     found = Verification()
     listing = list(inside.walk(root))
     if not any(path.startswith("manifests/") for path in listing):
         raise InputError(f"{root} holds no results of a run; run: emsmine run INPUT… --output DIR")
     known = {path for path in listing if _is_plain(root, path, found)}
-    steps = {name: _Step(root, name, known, found) for name in names}
+    steps = {name: _Step(root, name, known, found) for name in STEPS}
     manifests = {name: step.manifests for name, step in steps.items()}
     _check_outputs(root, [item for items in manifests.values() for item in items], threads, cache, found)
     _check_inputs(root, manifests, found)
@@ -237,7 +226,7 @@ def _hash(root: Path, path: str) -> str:
 
 
 def _check_rows(manifests: dict[str, list[TaskManifest]], found: Verification) -> None:
-    for before, after in _CHAIN:
+    for after, before in ((name, told.takes) for name, told in STEPS.items() if told.takes):
         given, taken = (manifests[name] for name in (before, after))
         if before in found.unfinished or after in found.unfinished:
             continue
@@ -259,7 +248,7 @@ def _check_settings(root: Path, manifests: dict[str, list[TaskManifest]], found:
         changed = sorted({text for item in items for text in _changes(settings, stage, item)})
         for text in changed:
             found.add("stale", name, f"{text}; run again with --redo {stage}, or restore {layout.CONFIG_NAME}")
-    for name in _OF_PAIRS:
+    for name in (name for name, told in STEPS.items() if told.rows == "by pair"):
         there = {item.spec.partition.split("/")[0] for item in manifests[name]}
         absent = [pair_folder(pair) for pair in settings.pairs if pair_folder(pair) not in there]
         if absent and name not in found.unfinished:
@@ -267,7 +256,7 @@ def _check_settings(root: Path, manifests: dict[str, list[TaskManifest]], found:
 
 
 def _changes(settings: Settings, stage: str, manifest: TaskManifest) -> Iterator[str]:
-    wanted = settings.params(stage) if stage in STAGE_SETTINGS else {}
+    wanted = settings.params(stage)
     for key, made_with in manifest.spec.params.items():
         if key in wanted:
             now = wanted[key]

@@ -48,12 +48,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """A named part of the pipeline."""
+    """What a part of the pipeline does; what is said of it is in the catalogue, see `emsmine.pipelines.settings`."""
 
-    name: str
-    summary: str
-    unit: str
-    """What the last step's rows are, for the funnel."""
     steps: tuple[Step, ...]
     check: Callable[[Settings, Runtime], None] | None = None
     """Refuses settings that only this stage understands; called before any stage of a run starts."""

@@ -139,9 +139,6 @@ def run_apply(task: TaskContext) -> None:
 
 
 STAGE = Stage(
-    "dedup",
-    "drop exact and near-duplicate documents",
-    "distinct documents",
     (
         Step("dedup", "sign", 1, plan_sign, run_sign),
         Step("dedup", "cluster", 1, plan_cluster, run_cluster),

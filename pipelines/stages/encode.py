@@ -117,4 +117,4 @@ def _usable(
     return usable
 
 
-STAGE = Stage("encode", "turn sentences into vectors", "vectors", (Step("encode", "encode", 1, plan, run),), check)
+STAGE = Stage((Step("encode", "encode", 1, plan, run),), check)

@@ -110,4 +110,4 @@ def _write_listing(task: TaskContext, table: pa.Table, left: str, right: str) ->
 
 _WRITERS = {"tsv": _write_tsv, "moses": _write_moses, "jsonl": _write_jsonl, "parquet": _write_parquet}
 
-STAGE = Stage("export", "write the corpus", "exported pairs", (Step("export", "export", 2, plan, run),))
+STAGE = Stage((Step("export", "export", 2, plan, run),))

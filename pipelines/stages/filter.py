@@ -1,5 +1,6 @@
 """filter: candidate pairs → kept pairs with texts, scores and the provenance of both sides."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from emsmine.fields import check_table
 from emsmine.mining.text.rules import PairView, Rule, RulesConfig, apply, default_rules
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
@@ -46,22 +48,12 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 def check(settings: Settings, runtime: Runtime) -> None:
     """Refuse to leave out rules that do not exist, before hours of work."""
-    default_rules(RulesConfig(off=settings.filter.rules_off))
+    default_rules(settings.filter)
 
 
 def _rules(spec: TaskSpec) -> tuple[Rule, ...]:
-    return default_rules(
-        RulesConfig(
-            max_ratio=spec.param("max_length_ratio", float),
-            min_letters=spec.param("min_letters", int),
-            max_characters=spec.param("max_pair_chars", int),
-            max_similarity=spec.param("max_similarity", float),
-            min_support=spec.param("min_lid_support", float),
-            min_agreement=spec.param("min_digit_agreement", float),
-            min_letter_share=spec.param("min_letter_share", float),
-            off=tuple(str(name) for name in spec.param("rules_off", list)),
-        )
-    )
+    values = {field.name: spec.params[field.name] for field in dataclasses.fields(RulesConfig)}
+    return default_rules(RulesConfig(**check_table(RulesConfig, values, spec.task_id)))
 
 
 def run(task: TaskContext) -> None:
@@ -152,4 +144,4 @@ def _refs(inputs: Iterable[FileRef], prefix: str) -> list[FileRef]:
     return [ref for ref in inputs if ref.path.startswith(prefix)]
 
 
-STAGE = Stage("filter", "drop pairs that break a rule", "kept pairs", (Step("filter", "filter", 2, plan, run),), check)
+STAGE = Stage((Step("filter", "filter", 2, plan, run),), check)

@@ -142,9 +142,6 @@ def _stored(table: pa.Table) -> npt.NDArray[np.generic]:
 
 
 STAGE = Stage(
-    "index",
-    "prepare the search of each language",
-    "indexed vectors",
     (Step("index", "index", 2, plan, run), Step("index", "build", 2, plan_build, run_build)),
     check,
 )

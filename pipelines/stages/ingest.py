@@ -187,4 +187,4 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=DOCUMENTS)
 
 
-STAGE = Stage("ingest", "read crawl files into documents", "documents", (Step("ingest", "read", 1, plan, run),), check)
+STAGE = Stage((Step("ingest", "read", 1, plan, run),), check)

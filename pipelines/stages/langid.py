@@ -225,9 +225,6 @@ def _write_sentences(task: TaskContext, lang: str, rows: pa.Table, ids: npt.NDAr
 
 
 STAGE = Stage(
-    "langid",
-    "identify languages and split into distinct sentences",
-    "distinct sentences",
     (
         Step("langid", "split", 1, plan_split, run_split),
         Step("langid", "distinct", 1, plan_distinct, run_distinct),

@@ -100,4 +100,4 @@ def _count_drops(task: TaskContext, selection: Selection, num_chosen: int) -> No
     task.drop("not_retrieved", id=task.spec.param("retrieval", str), n=selection.num_eligible - num_chosen)
 
 
-STAGE = Stage("select", "choose pairs by margin", "candidate pairs", (Step("select", "select", 2, plan, run),))
+STAGE = Stage((Step("select", "select", 2, plan, run),))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from emsmine.mining.evaluate import bucc_scores
 from emsmine.mining.exact.search import Neighbours, merge, search_both
-from emsmine.mining.selection.margin import MARGINS
-from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.selection import MARGINS, RETRIEVALS
+from emsmine.mining.selection.retrieve import Candidates, candidates, select
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from emsmine import languages
 from emsmine.lines import compression_of
+from emsmine.mining.selection import MARGINS
 from emsmine.mining.text.langid import Prediction
 from emsmine.mining.text.normalise import dedup_key
+from emsmine.mining.text.rules import RulesConfig
 from emsmine.pipelines.configuration import build_settings, parse_pairs, to_toml
 from emsmine.pipelines.direct.sentences import collect, read_lines
 from emsmine.pipelines.runner.report import FunnelRow, format_funnel
 from emsmine.pipelines.settings import (
-    FORMATS,
-    MARGINS,
+    EXPORT_FORMATS,
     ExportSettings,
-    FilterSettings,
     LangidSettings,
     SelectSettings,
     Settings,
@@ -50,7 +50,7 @@ def pair_lists(draw: st.DrawFn) -> list[str]:
     select=st.builds(SelectSettings, margin=st.sampled_from(MARGINS), threshold=FINITE, cosine_floor=FINITE),
     rows=st.integers(1, 10**9),
     off=st.lists(TEXT, max_size=3, unique=True),
-    formats=st.lists(st.sampled_from(FORMATS), max_size=4, unique=True),
+    formats=st.lists(st.sampled_from(EXPORT_FORMATS), max_size=4, unique=True),
 )
 def test_settings_come_back_from_toml(
     inputs: list[str], pairs: list[str], select: SelectSettings, rows: int, off: list[str], formats: list[str]
@@ -60,8 +60,8 @@ def test_settings_come_back_from_toml(
         pairs=parse_pairs(pairs),
         select=select,
         langid=LangidSettings(shard_rows=rows),
-        filter=FilterSettings(rules_off=tuple(sorted(off))),
-        export=ExportSettings(formats=tuple(sorted(formats, key=FORMATS.index))),
+        filter=RulesConfig(rules_off=tuple(sorted(off))),
+        export=ExportSettings(formats=tuple(sorted(formats, key=EXPORT_FORMATS.index))),
     )
     assert build_settings(tomllib.loads(to_toml(written)), {}) == written
 

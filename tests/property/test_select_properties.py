@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine.mining.exact.search import Int64Array, Neighbours
-from emsmine.mining.selection.margin import MARGINS
-from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.selection import MARGINS, RETRIEVALS
+from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.sort import NumberedPairs, PairSorter
 from emsmine.mining.selection.streamed import score_streamed
 from emsmine.mining.selection.suspicion import suspicion

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.selection import RETRIEVALS
 from emsmine.mining.selection.margin import mean_similarity
-from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, select
+from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.suspicion import Suspicion, suspicion
 
 QUICK = settings(deadline=None, max_examples=40)

@@ -199,9 +199,6 @@ def check(_: Settings, runtime: Runtime) -> None:
 
 
 STAGE = Stage(
-    "search",
-    "find nearest neighbours in both directions",
-    "searched vectors",
     (
         Step("search", "sample", 2, plan_sample, run_sample),
         Step("search", "reuse", 1, plan_reuse, run_reuse),

@@ -18,7 +18,7 @@ from emsmine.mining.evaluate import (
     xsim_error,
 )
 from emsmine.mining.exact.search import search_both
-from emsmine.mining.selection.margin import MARGINS
+from emsmine.mining.selection import MARGINS
 from emsmine.mining.selection.retrieve import Candidates, candidates, select
 
 Array = NDArray[np.float32]

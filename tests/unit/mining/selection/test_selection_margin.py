@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import ArrayLike
 
 from emsmine.mining.exact.search import Neighbours
-from emsmine.mining.selection.margin import MARGINS, margin_scores, mean_similarity
+from emsmine.mining.selection import MARGINS
+from emsmine.mining.selection.margin import margin_scores, mean_similarity
 
 
 def neighbours(ids: ArrayLike, cosine: ArrayLike) -> Neighbours:

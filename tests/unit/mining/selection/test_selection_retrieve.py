@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import ArrayLike
 
 from emsmine.mining.exact.search import Neighbours, merge, search_both
-from emsmine.mining.selection.retrieve import RETRIEVALS, Candidates, candidates, rows_of, select
+from emsmine.mining.selection import RETRIEVALS
+from emsmine.mining.selection.retrieve import Candidates, candidates, rows_of, select
 
 
 def neighbours(ids: ArrayLike, cosine: ArrayLike) -> Neighbours:

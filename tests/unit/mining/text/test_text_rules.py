@@ -125,15 +125,15 @@ def test_apply_scores_every_rule_and_names_the_first_that_refuses() -> None:
 
 
 def test_rules_can_be_turned_off_and_set() -> None:
-    rules = default_rules(RulesConfig(off=("identical", "near_identical"), max_ratio=9.0))
+    rules = default_rules(RulesConfig(rules_off=("identical", "near_identical"), max_length_ratio=9.0))
     names = [rule.name for rule in rules]
     assert "identical" not in names
     assert "near_identical" not in names
     assert LengthRatio(max_ratio=9.0) in rules
     with pytest.raises(ConfigError, match=r"identicall; known rules: .*identical"):
-        default_rules(RulesConfig(off=("identicall",)))
-    with pytest.raises(ConfigError, match="max_ratio is nan"):
-        default_rules(RulesConfig(max_ratio=float("nan")))
+        default_rules(RulesConfig(rules_off=("identicall",)))
+    with pytest.raises(ConfigError, match="max_length_ratio is nan"):
+        default_rules(RulesConfig(max_length_ratio=float("nan")))
 
 
 def test_scores_of_empty_texts_are_defined() -> None:

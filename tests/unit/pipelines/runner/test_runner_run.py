@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from emsmine.errors import ConfigError, InputError, ModelError, StaleOutputError, TaskFailedError
+from emsmine.mining.text.rules import RulesConfig
 from emsmine.pipelines.configuration import build_settings, read_config
 from emsmine.pipelines.runner.run import CONFIG_NAME, LOG_NAME, RunOptions, check_settings, run_stages
 from emsmine.pipelines.settings import (
     STAGE_NAMES,
+    STAGES,
+    STEPS,
     EncodeSettings,
-    FilterSettings,
     LangidSettings,
     SearchSettings,
     Settings,
@@ -43,10 +45,13 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
-def test_a_stage_is_called_like_its_module_and_its_steps_belong_to_it(name: str) -> None:
+def test_the_catalogue_tells_of_every_step_in_order(name: str) -> None:
     stage = load_stage(name)
-    assert stage.name == name
+    assert [step.name for step in stage.steps] == list(STAGES[name].steps)
     assert {step.stage for step in stage.steps} == {name}
+    order = list(STEPS)
+    taken = [(order.index(told.takes), order.index(step)) for step, told in STEPS.items() if told.takes]
+    assert all(before < after for before, after in taken)
 
 
 def test_same_settings_again_run_nothing(copied: Path, crawl: list[Path]) -> None:
@@ -188,7 +193,7 @@ def test_a_stage_before_its_turn_names_the_one_that_is_missing(tmp_path: Path) -
         (Settings(pairs=PAIR, langid=LangidSettings("cld9")), Runtime(), ConfigError, ["'cld9'", "py3langid"]),
         (Settings(pairs=(("deu_Latn", "dtp_Latn"),)), Runtime(), ConfigError, ["dtp_Latn"]),
         (
-            Settings(pairs=PAIR, filter=FilterSettings(rules_off=("nope",))),
+            Settings(pairs=PAIR, filter=RulesConfig(rules_off=("nope",))),
             Runtime(),
             ConfigError,
             ["nope", "identical"],

@@ -7,8 +7,9 @@ import pipeline_kit as kit
 import pyarrow as pa
 import pytest
 
+from emsmine.mining.text.rules import RulesConfig
 from emsmine.pipelines.configuration import parse_pairs
-from emsmine.pipelines.settings import FilterSettings, Settings
+from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.store.schemas import DOCUMENTS, OCCURRENCES, SELECTED, SENTENCES
 from emsmine.pipelines.store.store import Store
 
@@ -80,7 +81,7 @@ def put(root: Path) -> None:
 
 
 def run(root: Path, **settings: Any) -> list[dict[str, Any]]:
-    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), filter=FilterSettings(**settings)), "filter")
+    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), filter=RulesConfig(**settings)), "filter")
     return kit.rows(root, f"pairs/{PAIR}")
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from emsmine.errors import StaleOutputError
-from emsmine.mining.selection.retrieve import RETRIEVALS
+from emsmine.mining.selection import RETRIEVALS
 from emsmine.pipelines.configuration import parse_pairs
 from emsmine.pipelines.settings import SelectSettings, Settings
 from emsmine.pipelines.stages import select
