@@ -189,7 +189,7 @@ def test_undefined_margins_are_counted_and_never_chosen(retrieval: str) -> None:
 
 def test_select_refuses_what_it_does_not_know() -> None:
     pairs = scored((1, 1, 1.0))
-    with pytest.raises(ValueError, match="'union'; choose one of forward, backward, intersect, max"):
+    with pytest.raises(ValueError, match="'union'; choose one of max, forward, backward, intersect"):
         select(pairs, "union")
     with pytest.raises(ValueError, match="threshold nan"):
         select(pairs, threshold=float("nan"))
