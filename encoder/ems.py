@@ -201,3 +201,27 @@ def pretrained_folder(name: str) -> Path:
             f"{', '.join(found) or 'none'}"
         )
     return folder
+
+
+def load(rest: str, device: str) -> EMSEncoder:
+    """Load `NAME` (shipped) or `FOLDER`, either perhaps with `@` and a precision behind it.
+
+    Raises:
+        ConfigError: there is no such model, or its precision does not fit.
+        ModelError: the folder holds no sound model.
+    """
+    # Only these suffixes count: an @ elsewhere belongs to the path.
+    name, _, precision = rest.rpartition("@")
+    if precision not in PRECISIONS or not name:
+        name, precision = rest, "fp32"
+    folder = Path(name)
+    if (folder / CONFIG).exists():
+        return EMSEncoder(folder, device=device, precision=precision)
+    try:
+        shipped = pretrained_folder(name)
+    except ConfigError:
+        if folder.is_dir():
+            # Its message says which files a model directory holds.
+            return EMSEncoder(folder, device=device, precision=precision)
+        raise
+    return EMSEncoder(shipped, name=f"ems:{name}", device=device, precision=precision)

@@ -66,6 +66,12 @@ class SentenceTransformersEncoder:
         return unit_rows(np.asarray(vectors, dtype=np.float32))
 
 
+def load(rest: str, device: str) -> SentenceTransformersEncoder:
+    """Load `NAME`, perhaps with `?prompt=TEXT` behind it; see `SentenceTransformersEncoder` for what may go wrong."""
+    name, prompt = split_prompt(rest)
+    return SentenceTransformersEncoder(name, device=device, prompt=prompt)
+
+
 def split_prompt(rest: str) -> tuple[str, str | None]:
     """Split `NAME?prompt=TEXT`; the text is taken as it stands, to the end.
 

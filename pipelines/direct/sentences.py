@@ -12,7 +12,7 @@ from emsmine import languages
 from emsmine.encoder.protocol import Encoder
 from emsmine.lines import unpacked_lines
 from emsmine.mining.text.normalise import dedup_key, sanitise
-from emsmine.pipelines.readers import open_binary
+from emsmine.pipelines.readers.source import open_binary
 from emsmine.pipelines.runner.progress import Progress
 
 _BATCH = 8192

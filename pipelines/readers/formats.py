@@ -1,30 +1,62 @@
-"""Opening files, local or remote, and telling what they hold."""
+"""The formats that are read, a row of a table each, and telling which one a file has.
+
+A row names the function that reads the format, which is loaded with the first file: this module is light, as the
+command line shows the names.
+"""
 
 import codecs
+import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING
 
-from emsmine.errors import InputError, MissingDependencyError
+from emsmine.errors import InputError
+
+if TYPE_CHECKING:
+    from emsmine.pipelines.readers.records import Problem, Record
+    from emsmine.pipelines.readers.source import Source
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 HEAD_BYTES = 4096
 
-FORMATS = ("warc", "wet", "jsonl", "parquet", "text")
-_SUFFIXES = {
-    ".warc": "warc",
-    ".wet": "wet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".txt": "text",
-    ".text": "text",
+
+@dataclass(frozen=True)
+class Format:
+    """A format of input files.
+
+    Args:
+        reader: `module:function`; the function yields a record or a problem for everything in a `Source`.
+        suffixes: of names, in lower case; a name ends in one of these, perhaps followed by that of a compression.
+        magic: what every file of it starts with; believed more than the name.
+        mark: of formats with the same magic and no telling name, the one whose mark stands in the first bytes.
+        opening: what a file of it starts with after white space; believed where the name tells nothing.
+    """
+
+    reader: str
+    suffixes: tuple[str, ...]
+    magic: bytes = b""
+    mark: bytes = b""
+    opening: bytes = b""
+
+    def read(self, source: "Source") -> "Iterator[Record | Problem]":
+        """Yield the records of a file, and a problem for each one that cannot be used."""
+        module, _, function = self.reader.partition(":")
+        read: Callable[[Source], Iterator[Record | Problem]] = getattr(importlib.import_module(module), function)
+        return read(source)
+
+
+_HERE = "emsmine.pipelines.readers"
+FORMATS = {
+    "warc": Format(f"{_HERE}.warc:read_warc", (".warc",), b"WARC/"),
+    "wet": Format(f"{_HERE}.warc:read_warc", (".wet",), b"WARC/", mark=b"\nWARC-Type: conversion"),
+    "jsonl": Format(f"{_HERE}.by_line:read_jsonl", (".jsonl", ".ndjson"), opening=b"{"),
+    "parquet": Format(f"{_HERE}.parquet:read_parquet", (".parquet", ".pq"), b"PAR1"),
+    "text": Format(f"{_HERE}.by_line:read_text", (".txt", ".text")),
 }
+"""By the names that users give them."""
 _CODEC_SUFFIXES = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 _OTHER_CONTAINERS = {
     b"BZh": "bzip2",
@@ -34,74 +66,6 @@ _OTHER_CONTAINERS = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
-_DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "hdfs": "pyarrow"}
-_DRIVERS |= {"http": "aiohttp requests", "https": "aiohttp requests", "hf": "huggingface_hub"}
-
-
-def open_binary(path: str) -> BinaryIO:
-    """Open a local path or an fsspec URL (`s3://`, `gs://`, `hdfs://`, ...) for reading bytes.
-
-    Raises:
-        InputError: there is no such file, it cannot be read, or fsspec does not know the scheme.
-        MissingDependencyError: the driver of the scheme is not installed; the message has the pip line.
-    """
-    scheme = path.partition("://")[0].lower() if "://" in path else ""
-    try:
-        if scheme in ("", "file"):
-            return open(url2pathname(urlsplit(path).path) if scheme else path, "rb")
-        import fsspec
-
-        return cast(BinaryIO, fsspec.open(path, "rb").open())
-    except FileNotFoundError:
-        raise InputError(f"read: there is no file {path!r}; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"read: {path!r} is a directory; give the files in it, such as {path}/*.warc.gz") from None
-    except ImportError as error:
-        package = _DRIVERS.get(scheme, "fsspec[full]")
-        message = f"read: {scheme}:// needs a driver ({error}); install it with: pip install {package}"
-        raise MissingDependencyError(message) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"read: cannot open {path!r}: {error}") from error
-
-
-class CountedFile:
-    """A file that tells how far it was read; what is read a second time does not count."""
-
-    def __init__(self, raw: BinaryIO, on_bytes: Callable[[int], None]) -> None:
-        self._raw, self._on_bytes = raw, on_bytes
-        self._farthest = self._reported = 0
-        self._size = raw.seek(0, os.SEEK_END)
-        raw.seek(0)
-
-    def read(self, size: int = -1) -> bytes:
-        """Read, and report the bytes that were not read before."""
-        content = self._raw.read(size)
-        end = self._raw.tell()
-        begin = end - len(content)
-        if begin > self._farthest:  # a jump, as to the footer of a Parquet file and over its columns
-            self._report(len(content))
-        elif end > self._farthest:
-            self._report(end - self._farthest)
-            self._farthest = end
-        return content
-
-    def report_rest(self) -> None:
-        """Report what nobody asked for, now that the file was read to its end."""
-        self._report(self._size)
-
-    def _report(self, size: int) -> None:
-        size = min(size, self._size - self._reported)
-        if size > 0:
-            self._reported += size
-            self._on_bytes(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move; this reads nothing."""
-        return self._raw.seek(offset, whence)
-
-    def seekable(self) -> bool:
-        """Tell whether `seek` works."""
-        return self._raw.seekable()
 
 
 def suffixes(path: str) -> tuple[str, str]:
@@ -111,7 +75,7 @@ def suffixes(path: str) -> tuple[str, str]:
     codec = _CODEC_SUFFIXES.get(dot + last, "")
     if codec:
         stem, dot, last = stem.rpartition(".")
-    return _SUFFIXES.get(dot + last, ""), codec
+    return next((name for name, row in FORMATS.items() if dot + last in row.suffixes), ""), codec
 
 
 def codec_of(head: bytes, path: str) -> str:
@@ -145,10 +109,11 @@ def format_of(head: bytes, path: str) -> str:
         InputError: neither tells; the message names the path, the bytes found and the known formats.
     """
     named = suffixes(path)[0]
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"WARC/"):
-        return "wet" if named == "wet" or (named != "warc" and b"\nWARC-Type: conversion" in head) else "warc"
+    magical = [name for name, row in FORMATS.items() if row.magic and head.startswith(row.magic)]
+    if magical:
+        marked = [name for name in magical if FORMATS[name].mark and FORMATS[name].mark in head]
+        plain = [name for name in magical if not FORMATS[name].mark]
+        return named if named in magical else next(iter([*marked, *plain, *magical]))
     container = next((name for magic, name in _OTHER_CONTAINERS.items() if head.startswith(magic)), "")
     if container:
         raise InputError(
@@ -157,8 +122,10 @@ def format_of(head: bytes, path: str) -> str:
         )
     if named:
         return named
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return "jsonl"
+    content = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    opened = next((name for name, row in FORMATS.items() if row.opening and content.startswith(row.opening)), "")
+    if opened:
+        return opened
     raise InputError(
         f"read: cannot tell the format of {path!r} (starts with {head[:16]!r}); known are {', '.join(FORMATS)}, "
         "each plain, .gz or .zst: rename the file or name its format (plain text with one sentence a line is: text)"

@@ -3,8 +3,8 @@
 from typing import BinaryIO
 
 from emsmine.pipelines.readers.buffer import Buffer, DamagedInput
-from emsmine.pipelines.readers.formats import open_binary
 from emsmine.pipelines.readers.records import Limits
+from emsmine.pipelines.readers.source import open_binary
 from emsmine.pipelines.readers.stream import MemberStream
 
 _PEEK_BYTES = 64

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from emsmine.errors import InputError
 from emsmine.pipelines.readers.records import Limits, Problem, Record, finish, iso_utc, one_line, paragraphs
 from emsmine.pipelines.readers.sandbox import SandboxError, sandbox
+from emsmine.pipelines.readers.source import Source
 
 # Few rows at a time: 2 GB of text may hide in 250 kB of Parquet, and the sizes in the footer do not tell.
 _BATCH_ROWS = 128
@@ -33,9 +34,7 @@ class Group:
     row: int
 
 
-def read_parquet(
-    raw: BinaryIO, path: str, limits: Limits, *, text_field: str, url_field: str
-) -> Iterator[Record | Problem]:
+def read_parquet(source: Source) -> Iterator[Record | Problem]:
     """Yield a Record or a Problem for each row.
 
     Only the columns in need are read: text and URL, `lang` or `language`, `date` or `timestamp`. A row group that
@@ -43,13 +42,23 @@ def read_parquet(
     gives one Problem.
 
     Raises:
-        InputError: there is no column `text_field`, or it does not hold strings.
+        InputError: there is no column `text_field`, or it does not hold strings; or the file is compressed as a whole.
     """
+    if source.codec:
+        raise InputError(
+            f"read: {source.path!r} is Parquet inside {source.codec}; decompress it first, Parquet needs random access"
+        )
+    yield from _items(source)
+    source.report_rest()
+
+
+def _items(source: Source) -> Iterator[Record | Problem]:
+    raw = source.raw
     size = raw.seek(0, os.SEEK_END)
     if not size:
         return
-    request: dict[str, Any] = {"path": path, "size": size, "text_field": text_field, "url_field": url_field}
-    request |= {"limits": asdict(limits), "first_group": 0}
+    request: dict[str, Any] = {"path": source.path, "size": size, "limits": asdict(source.limits), "first_group": 0}
+    request |= {"text_field": source.text_field, "url_field": source.url_field}
     for death in range(1, _MAX_DEATHS + 1):
         group: Group | None = None
         row = 0

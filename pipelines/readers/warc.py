@@ -1,14 +1,15 @@
 """WARC and WET files: texts out of their records, and pages out of response records."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from emsmine.pipelines.readers import html
 from emsmine.pipelines.readers.body import BodyError, decode_text, http_body
-from emsmine.pipelines.readers.buffer import Buffer
 from emsmine.pipelines.readers.framing import BadRecord, Frame, Headers, check_digest, parse_headers, read_frames
 from emsmine.pipelines.readers.lookahead import LookAhead
 from emsmine.pipelines.readers.pages import read_page
 from emsmine.pipelines.readers.records import Limits, Problem, Record, finish, is_unicode, iso_utc, one_line, paragraphs
+from emsmine.pipelines.readers.source import Source
 
 _PAGE_TYPES = ("response", "resource")
 _TEXT_TYPES = ("conversion",)
@@ -17,17 +18,18 @@ _MAX_HTTP_HEAD_BYTES = 1 << 18
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
-def read_warc(buffer: Buffer, limits: Limits, look_ahead: LookAhead) -> Iterator[Record | Problem]:
+def read_warc(source: Source) -> Iterator[Record | Problem]:
     """Yield the pages of a WARC file and the texts of a WET file.
 
     `response` and `resource` records and WET's `conversion` records each give one Record or one Problem; sound records
     of the standard's other types give nothing; a damaged record of any type gives one Problem.
     """
-    for item in read_frames(buffer, limits, look_ahead):
-        if isinstance(item, Problem):
-            yield item
-        elif item.kind not in _SILENT_TYPES:
-            yield _item(item, limits)
+    with closing(LookAhead(source.path, source.codec, source.limits)) as look_ahead:
+        for item in read_frames(source.buffer(), source.limits, look_ahead):
+            if isinstance(item, Problem):
+                yield item
+            elif item.kind not in _SILENT_TYPES:
+                yield _item(item, source.limits)
 
 
 def _item(frame: Frame, limits: Limits) -> Record | Problem:

@@ -218,7 +218,7 @@ def hash_file(path: str | Path, on_bytes: Callable[[int], None] | None = None) -
         MissingDependencyError: the driver for a URL is not installed.
     """
     if "://" in str(path):
-        from emsmine.pipelines.readers.formats import open_binary  # only remote files need it
+        from emsmine.pipelines.readers.source import open_binary  # only remote files need it
 
         with open_binary(str(path)) as remote:
             return _hash_stream(remote, on_bytes)

@@ -17,16 +17,18 @@ import pytest
 import zstandard
 
 from emsmine.errors import InputError
-from emsmine.pipelines.readers import Limits, Problem, Record, read_records
 from emsmine.pipelines.readers.body import BodyError
 from emsmine.pipelines.readers.html import PageTooComplex, extract
 from emsmine.pipelines.readers.pages import read_page
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Limits, Problem, Record
 from emsmine.pipelines.readers.sandbox import sandbox
 
 MIB = 1 << 20
 MEASURE = """
 import json, resource, sys, time
-from emsmine.pipelines.readers import Problem, read_records
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Problem
 from emsmine.pipelines.readers.sandbox import sandbox
 started, reasons = time.process_time(), {}
 for item in read_records(sys.argv[1]):

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from emsmine.pipelines.readers import Problem, Record, read_records
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Problem, Record
 
 NUM_RECORDS = 8
 
@@ -140,7 +141,8 @@ def test_damaged_parquet_is_reported(tmp_path: Path) -> None:
 
 BOUNDED = """
 import sys
-from emsmine.pipelines.readers import Problem, read_records
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Problem
 import emsmine.pipelines.readers.parquet
 reasons = [x.reason if isinstance(x, Problem) else "ok" for x in read_records(sys.argv[1])]
 status = open("/proc/self/status").read()  # getrusage would count the parent's memory at the fork

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from emsmine.pipelines.readers import Limits, Problem, Record, read_records
 from emsmine.pipelines.readers.framing import parse_headers
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Limits, Problem, Record
 
 NUM_RECORDS = 7
 
@@ -190,7 +191,8 @@ def test_damage_in_one_member_does_not_hide_the_records_before_it(tmp_path: Path
 
 STORM = """
 import sys, time
-from emsmine.pipelines.readers import Problem, read_records
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Problem
 started = time.process_time()
 found = list(read_records(sys.argv[1], format="warc"))
 status = open("/proc/self/status").read()

@@ -9,9 +9,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.pipelines.readers import FORMATS, Problem, Record, read_records
+from emsmine.pipelines.readers.formats import FORMATS
 from emsmine.pipelines.readers.html import extract
-from emsmine.pipelines.readers.records import one_line, paragraphs
+from emsmine.pipelines.readers.read import read_records
+from emsmine.pipelines.readers.records import Problem, Record, one_line, paragraphs
 
 FEW = settings(deadline=None, max_examples=60)
 LINE_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

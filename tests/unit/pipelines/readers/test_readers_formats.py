@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from emsmine.errors import ConfigError, InputError, MissingDependencyError
-from emsmine.pipelines.readers import Limits, Problem, Record, detect_format, read_records
+from emsmine.pipelines.readers.read import detect_format, read_records
+from emsmine.pipelines.readers.records import Limits, Problem, Record
 
 PAGE = '<html lang="de"><body><nav>Menü</nav><main><h1>Brot</h1><p>Das Brot ist frisch.</p></main></body></html>'
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from emsmine.pipelines.readers.buffer import Buffer, DamagedInput, LineTooLong
 from emsmine.pipelines.readers.records import Limits, Problem, Record, finish, is_unicode, iso_utc, one_line, paragraphs
+from emsmine.pipelines.readers.source import Source
 
 _BOM = b"\xef\xbb\xbf"
 _LANG_FIELDS = ("lang", "language")
@@ -33,19 +34,19 @@ def _lines(buffer: Buffer, limits: Limits) -> Iterator[Line | Problem]:
         yield start, line.removeprefix(_BOM) if start == 0 else line
 
 
-def read_jsonl(buffer: Buffer, limits: Limits, *, text_field: str, url_field: str) -> Iterator[Record | Problem]:
+def read_jsonl(source: Source) -> Iterator[Record | Problem]:
     """Yield a Record or a Problem for each line that is not blank.
 
     A field name may be a path: `metadata.url` is `url` inside `metadata`, unless there is a field of the whole name.
     Language and date come from `lang` or `language`, `date` or `timestamp`.
     """
-    for item in _lines(buffer, limits):
+    for item in _lines(source.buffer(), source.limits):
         if isinstance(item, Problem):
             yield item
         elif item[1].strip():
             offset, line = item
             problem = _check_utf8(offset, line)
-            yield problem or _json_record(offset, line, limits, text_field, url_field)
+            yield problem or _json_record(offset, line, source.limits, source.text_field, source.url_field)
 
 
 def _check_utf8(offset: int, line: bytes) -> Problem | None:
@@ -97,16 +98,17 @@ def _string(value: object) -> str:
     return value if isinstance(value, str) and is_unicode(value) else ""
 
 
-def read_text(buffer: Buffer, limits: Limits) -> Iterator[Record | Problem]:
+def read_text(source: Source) -> Iterator[Record | Problem]:
     """Yield the documents of a plain text file.
 
     Blank lines separate documents, and each line of a document is a paragraph. A list of sentences without blank lines
-    is cut into documents of `limits.max_document_lines` lines or `limits.max_text_chars` characters
-    at most. A line that is not UTF-8 or too long is a Problem of its own, and its document goes on without it.
+    is cut into documents of `Limits.max_document_lines` lines or `Limits.max_text_chars` characters at most. A line
+    that is not UTF-8 or too long is a Problem of its own, and its document goes on without it.
     """
     start, end, num_chars = 0, 0, 0
     document: list[str] = []
-    for item in _lines(buffer, limits):
+    limits = source.limits
+    for item in _lines(source.buffer(), limits):
         if isinstance(item, Problem):
             yield item
             continue
