@@ -1,6 +1,7 @@
 """From a name such as `ems:default` to an encoder."""
 
-from importlib.metadata import EntryPoint, entry_points
+import importlib.metadata
+from importlib.metadata import EntryPoint
 
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError
@@ -31,7 +32,7 @@ def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise ConfigError(f"encoder: {spec!r} must be KIND:NAME, as in ems:default")
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     points |= {name: EntryPoint(name, loader, ENTRY_POINTS) for name, loader in _LOADERS.items()}
     if kind not in points:
         raise ConfigError(f"encoder: kind {kind!r} of {spec!r} is unknown; known: {', '.join(sorted(points))}")
