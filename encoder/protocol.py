@@ -39,6 +39,15 @@ class Encoder(Protocol):
         ...
 
 
+def usable_rows(vectors: FloatArray) -> npt.NDArray[np.bool_]:
+    """Tell which rows are vectors of a sentence: finite, and not all zero.
+
+    Shapes: float32 [N, D] → bool [N].
+    """
+    usable: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
+    return usable
+
+
 def unit_rows(vectors: FloatArray) -> FloatArray:
     """Scale each row to unit length; rows of zeros stay zeros.
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsmine import __version__
-from emsmine.mining.exact.search import Float32Array, Int64Array, search_both
-from emsmine.mining.selection.retrieve import BoolArray, Candidates, candidates, select
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array
+from emsmine.mining.selection.retrieve import Candidates, candidates, select
 
 # The order in which a signature lists what moves a score.
 SIGNATURE_KEYS = (

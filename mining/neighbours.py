@@ -16,6 +16,7 @@ LARGE_SEARCH = 2**36
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +182,22 @@ def check_ids(ids: Int64Array | None, num_rows: int, side: str) -> Int64Array:
     if repeated.size:
         raise ValueError(f"search: {side} id {repeated[0]} occurs more than once; ids must be distinct")
     return ids
+
+
+def rows_among(ids: Int64Array, known_ids: Int64Array) -> tuple[Int64Array, BoolArray]:
+    """Find the first row of each id.
+
+    Args:
+        ids: of any shape.
+        known_ids: the id of each row, ascending.
+
+    Returns:
+        int64 and bool of the shape of `ids`: the row, and whether there is one; if there is none, the row is any.
+    """
+    if not len(known_ids):
+        return np.zeros(ids.shape, dtype=np.int64), np.zeros(ids.shape, dtype=np.bool_)
+    rows = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
+    return rows, known_ids[rows] == ids
 
 
 LISTS_AT_ONCE = 8

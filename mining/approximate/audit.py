@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.neighbours import Int64Array, Neighbours, rows_among
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 
 THRESHOLDS = {
@@ -108,17 +108,15 @@ class OtherSide:
     ids: Int64Array
     neighbours: Neighbours
 
-    def rows(self, wanted: Int64Array) -> NDArray[np.intp]:
+    def rows(self, wanted: Int64Array) -> Int64Array:
         """Return the row of each id.
 
         Raises: ValueError if one is not there.
         """
-        places = np.searchsorted(self.ids, wanted)
-        known = places < len(self.ids)
-        known[known] = self.ids[places[known]] == wanted[known]
+        rows, known = rows_among(wanted, self.ids)
         if not known.all():
             raise ValueError("audit: a neighbour is not among the sentences of the other side; this is a bug")
-        return places
+        return rows
 
 
 def audit_direction(query_ids: Int64Array, exact: Neighbours, found: Neighbours, other: OtherSide) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from emsmine.mining.approximate.choice import VALUES_PER_CODE, num_lists
 from emsmine.mining.approximate.loader import load_faiss, single_thread
 from emsmine.mining.approximate.probes import nearest_lists, rotate
-from emsmine.mining.exact.search import Float32Array
+from emsmine.mining.neighbours import Float32Array
 
 TRAINING_ROWS_PER_LIST = 64
 LINKS = 32

@@ -8,7 +8,7 @@ Shape suffixes: N queries, L lists, D dimensions, P probes.
 
 import numpy as np
 
-from emsmine.mining.exact.search import Float32Array, Int64Array, exact_cosine
+from emsmine.mining.neighbours import Float32Array, Int64Array, exact_cosine
 from emsmine.mining.rounding import rounding_slack
 
 _BLOCK_SCORES = 1 << 20  # float32 scores held at a time: 4 MiB

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from emsmine.mining.approximate.candidates import EntryCollector, Fetch
 from emsmine.mining.approximate.loader import load_faiss
-from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours
+from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours
 from emsmine.mining.rounding import slices, stored_error
 
 BLOCK_PAIRS = 1 << 21

@@ -7,7 +7,6 @@ they are searched by `scan`, unless they lie on a GPU, and what is found is exac
 Shape suffixes: N queries, M base rows, D dimensions, P proposals, H hits.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,21 @@ from typing import Any
 import numpy as np
 
 from emsmine.mining.approximate.build import read_index
+from emsmine.mining.approximate.candidates import Fetch
 from emsmine.mining.approximate.loader import load_faiss, on_device
 from emsmine.mining.approximate.probes import list_scores, nearest_lists, rotate
 from emsmine.mining.approximate.scan import StoredLists, block_rows, search_lists
-from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours, exact_cosine, search_both, top_k
-from emsmine.mining.neighbours import LARGE_SEARCH, check_ids, check_vectors
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import (
+    LARGE_SEARCH,
+    Float32Array,
+    Int64Array,
+    Neighbours,
+    check_ids,
+    check_vectors,
+    exact_cosine,
+    top_k,
+)
 from emsmine.progress import report
 
 FLAT_BLOCK_ROWS = 4096
@@ -71,10 +80,6 @@ def _search_flat(query_ND: Float32Array, base_MD: Float32Array, base_ids: Int64A
 
 def _concatenate(blocks: list[Neighbours]) -> Neighbours:
     return Neighbours(np.concatenate([b.ids for b in blocks]), np.concatenate([b.cosine for b in blocks]))
-
-
-Fetch = Callable[[Int64Array], Float32Array]
-"""Gives the unit vectors float32 [H, D] of base rows int64 [H]."""
 
 
 def rescore(query_ND: Float32Array, proposed_NP: Int64Array, fetch: Fetch, base_ids: Int64Array, k: int) -> Neighbours:

@@ -20,9 +20,16 @@ from numpy.typing import NDArray
 from emsmine.mining.exact.gpu import Gpu
 from emsmine.mining.exact.int8 import SMALLEST_DIM, int8_products_are_exact
 from emsmine.mining.exact.search import Precision, search_both
-from emsmine.mining.neighbours import LARGE_SEARCH, Float32Array, Int64Array, Neighbours, merge, top_k
-
-BoolArray = NDArray[np.bool_]
+from emsmine.mining.neighbours import (
+    LARGE_SEARCH,
+    BoolArray,
+    Float32Array,
+    Int64Array,
+    Neighbours,
+    merge,
+    rows_among,
+    top_k,
+)
 
 # Multiplications N M D from which a search of everything would take products of int8, and has torch loaded for it; and
 # those from which a part of it does better with int8 (measured at D = 384: between 2^33 and 2^34).
@@ -200,8 +207,8 @@ class Renumbering:
         """Return the new ids; -1 for rows that are gone, and for -1."""
         if not len(self.old_ids):
             return np.full_like(ids, -1)
-        place = np.minimum(np.searchsorted(self.old_ids, ids), len(self.old_ids) - 1)
-        return np.where(self.old_ids[place] == ids, self.new_ids[place], -1)
+        rows, known = rows_among(ids, self.old_ids)
+        return np.where(known, self.new_ids[rows], -1)
 
 
 def carry_over(earlier: TiedNeighbours, renumbering: Renumbering, k: int) -> tuple[TiedNeighbours, BoolArray]:

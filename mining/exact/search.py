@@ -27,22 +27,7 @@ from emsmine.mining.neighbours import (
     Neighbours,
     check_ids,
     check_vectors,
-    exact_cosine,
-    merge,
-    top_k,
 )
-
-__all__ = [
-    "Float32Array",
-    "Int64Array",
-    "Neighbours",
-    "check_ids",
-    "check_vectors",
-    "exact_cosine",
-    "merge",
-    "search_both",
-    "top_k",
-]
 
 Precision = Literal["auto", "fp32", "int8"]
 INT8_TILE, FLOAT32_TILE = (2048, 2048), (4032, 1024)

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from emsmine.mining.neighbours import BoolArray
 from emsmine.mining.selection import RETRIEVALS
 
-BoolArray = NDArray[np.bool_]
 IndexArray = NDArray[np.intp]
 
 _ROUNDS = 8

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours
-from emsmine.mining.selection.choose import BoolArray
+from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, Neighbours
 from emsmine.mining.selection.margin import mean_similarity
 from emsmine.mining.selection.numbering import Numbering
 from emsmine.mining.selection.suspicion import few_neighbours, last_similarity, typical_similarity

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, check_ids, descending_bits
-from emsmine.mining.selection.choose import BoolArray, IndexArray, PairSelector
+from emsmine.mining.neighbours import (
+    BoolArray,
+    Float32Array,
+    Int64Array,
+    Neighbours,
+    check_ids,
+    descending_bits,
+    rows_among,
+)
+from emsmine.mining.selection.choose import IndexArray, PairSelector
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 
 __all__ = [
-    "BoolArray",
     "Candidates",
     "IndexArray",
     "candidates",
@@ -248,10 +255,8 @@ def rows_of(ids: Int64Array, known_ids: Int64Array, side: str) -> Int64Array:
         known = (rows >= 0) & (rows < known_ids.size)
     else:
         order = np.argsort(known_ids)
-        place = np.searchsorted(known_ids, ids, sorter=order)
-        known = place < known_ids.size
-        known[known] = known_ids[order[place[known]]] == ids[known]
-        rows = order[np.minimum(place, known_ids.size - 1)] if known_ids.size else place
+        rows, known = rows_among(ids, known_ids[order])
+        rows = order[rows] if known_ids.size else rows
     if not known.all():
         raise ValueError(
             f"candidates: neighbour {ids[~known][0]} is not among the {known_ids.size} {side} ids; "

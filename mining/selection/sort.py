@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.neighbours import Float32Array, Int64Array, descending_bits
-from emsmine.mining.selection.choose import BoolArray
+from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, descending_bits
 
 PAIR_BYTES = 16
 """A stored pair: margin, source, target and cosine, 32 bits each; a flag is the highest bit of source and of target."""

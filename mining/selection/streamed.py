@@ -15,12 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, descending_bits
+from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, Neighbours, descending_bits
 from emsmine.mining.selection.choose import PairSelector
 from emsmine.mining.selection.lists import HeldLists, Neighbourhoods, flat_entries
 from emsmine.mining.selection.margin import margin_scores
 from emsmine.mining.selection.numbering import Numbering
-from emsmine.mining.selection.retrieve import BoolArray, Candidates, check_distinct, check_limits
+from emsmine.mining.selection.retrieve import Candidates, check_distinct, check_limits
 from emsmine.mining.selection.sort import NumberedPairs, PairSorter
 from emsmine.mining.selection.suspicion import Suspicion, mark
 

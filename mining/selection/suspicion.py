@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours
-from emsmine.mining.neighbours import check_ids
+from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, Neighbours, check_ids
 from emsmine.mining.selection.margin import margin_scores
-from emsmine.mining.selection.retrieve import BoolArray, Candidates, rows_of
+from emsmine.mining.selection.retrieve import Candidates, rows_of
 
 LOW_COSINE = "low_cosine"
 FEW_NEIGHBOURS = "few_neighbours"

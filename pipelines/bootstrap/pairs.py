@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from emsmine import languages
 from emsmine.encoder.data.pairs import find_pair_files, read_pairs
-from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.protocol import Encoder, usable_rows
 from emsmine.errors import CorruptOutputError
 from emsmine.lines import unpacked_lines
 from emsmine.mining.evaluate import bootstrap_interval, content_hash, signature, tatoeba_accuracy
@@ -239,7 +239,7 @@ def measure(encoder: Encoder, dev: Mapping[str, PairSet]) -> dict[str, dict[str,
     for name, item in dev.items():
         texts = [list(side) for side in zip(*item.pairs, strict=True)]
         vectors = [encoder.encode(side, lang=lang) for side, lang in zip(texts, item.langs, strict=True)]
-        usable = np.logical_and(*(np.isfinite(side).all(axis=1) & (side != 0).any(axis=1) for side in vectors))
+        usable = np.logical_and(*map(usable_rows, vectors))
         rows = np.flatnonzero(usable)
         forward = backward = np.zeros(len(item.pairs), dtype=np.bool_)
         if len(rows):

@@ -28,7 +28,7 @@ def train(config: str, steps: int | None, device: str) -> None:
     from emsmine.encoder.training.run import train as run_training
     from emsmine.encoder.training.settings import load_training_config
     from emsmine.pipelines.direct.declared import check_pair_files
-    from emsmine.pipelines.runner.progress import TrainingProgress
+    from emsmine.pipelines.progress import TrainingProgress
     from emsmine.pipelines.store.lock import run_lock
 
     settings = load_training_config(Path(config))

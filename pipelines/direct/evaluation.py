@@ -11,14 +11,14 @@ import numpy as np
 
 from emsmine import languages
 from emsmine.columns import find_columns
-from emsmine.encoder.protocol import Encoder, FloatArray
+from emsmine.encoder.protocol import Encoder, FloatArray, usable_rows
 from emsmine.errors import InputError, LanguageError
 from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.selection.retrieve import select
 from emsmine.mining.text.normalise import dedup_key, sanitise
 from emsmine.pipelines.direct.mine import mine_sides
 from emsmine.pipelines.direct.sentences import SentenceList, collect, read_lines
-from emsmine.pipelines.runner.progress import Progress
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _languages(langs: Sequence[str]) -> str:
 
 def _vectors(encoder: Encoder, texts: list[str], lang: str, path: Path) -> FloatArray:
     vectors = encoder.encode(texts, lang=lang)
-    unusable = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~(vectors != 0).any(axis=1))
+    unusable = np.flatnonzero(~usable_rows(vectors))
     if len(unusable):
         row = int(unusable[0])
         raise InputError(

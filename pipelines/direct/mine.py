@@ -12,13 +12,14 @@ import numpy.typing as npt
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import ConfigError, InputError
 from emsmine.mining.exact.gpu import find_gpu
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.suspicion import suspicion
 from emsmine.outputs import write_output
 from emsmine.pipelines.direct.declared import check_languages
 from emsmine.pipelines.direct.sentences import SentenceList, collect, encode_usable, read_lines
-from emsmine.pipelines.runner.progress import Progress
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.store.suspicious import ScoredPair, counters_of
 from emsmine.progress import listening

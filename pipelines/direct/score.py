@@ -16,7 +16,7 @@ import numpy.typing as npt
 from emsmine.columns import find_columns
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
-from emsmine.mining.exact.search import exact_cosine
+from emsmine.mining.neighbours import exact_cosine
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 from emsmine.outputs import is_same_file
 from emsmine.pipelines.direct.declared import check_languages

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emsmine import languages
-from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.protocol import Encoder, usable_rows
 from emsmine.lines import unpacked_lines
 from emsmine.mining.text.normalise import dedup_key, sanitise
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.readers.source import open_binary
-from emsmine.pipelines.runner.progress import Progress
 
 _BATCH = 8192
 
@@ -92,5 +92,5 @@ def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArra
             parts.append(encoder.encode(part, lang=sentences.lang))
             progress.advance(len(part))
     vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
-    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
+    usable = np.flatnonzero(usable_rows(vectors)).astype(np.int64)
     return np.ascontiguousarray(vectors[usable]), usable

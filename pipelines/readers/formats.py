@@ -5,18 +5,11 @@ command line shows the names.
 """
 
 import codecs
-import importlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from emsmine.errors import InputError
-
-if TYPE_CHECKING:
-    from emsmine.pipelines.readers.records import Problem, Record
-    from emsmine.pipelines.readers.source import Source
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -28,7 +21,7 @@ class Format:
     """A format of input files.
 
     Args:
-        reader: `module:function`; the function yields a record or a problem for everything in a `Source`.
+        reader: `module:function`; the function yields a record or a problem for everything in a `source.Source`.
         suffixes: of names, in lower case; a name ends in one of these, perhaps followed by that of a compression.
         magic: what every file of it starts with; believed more than the name.
         mark: of formats with the same magic and no telling name, the one whose mark stands in the first bytes.
@@ -40,12 +33,6 @@ class Format:
     magic: bytes = b""
     mark: bytes = b""
     opening: bytes = b""
-
-    def read(self, source: "Source") -> "Iterator[Record | Problem]":
-        """Yield the records of a file, and a problem for each one that cannot be used."""
-        module, _, function = self.reader.partition(":")
-        read: Callable[[Source], Iterator[Record | Problem]] = getattr(importlib.import_module(module), function)
-        return read(source)
 
 
 _HERE = "emsmine.pipelines.readers"

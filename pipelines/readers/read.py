@@ -5,6 +5,7 @@ URLs. Every usable record is yielded as a `Record`; every damaged or unusable on
 goes on behind it where that is possible. All formats are streamed, so that memory is bounded by `Limits`.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
@@ -12,6 +13,9 @@ from emsmine.errors import ConfigError
 from emsmine.pipelines.readers.formats import FORMATS, HEAD_BYTES, codec_of, format_of, suffixes
 from emsmine.pipelines.readers.records import Limits, Problem, Record
 from emsmine.pipelines.readers.source import CountedFile, Source, open_binary
+
+Reader = Callable[[Source], Iterator[Record | Problem]]
+"""Yields the records of a file, and a problem for each one that cannot be used."""
 
 
 def detect_format(path: str) -> str:
@@ -77,4 +81,6 @@ def read_records(
         else:
             codec = codec_of(opened.read(HEAD_BYTES), path)
             opened.seek(0)
-        yield from FORMATS[format].read(Source(path, raw, codec, limits, text_field, url_field))
+        module, _, function = FORMATS[format].reader.partition(":")
+        reader: Reader = getattr(importlib.import_module(module), function)
+        yield from reader(Source(path, raw, codec, limits, text_field, url_field))

@@ -17,8 +17,8 @@ from emsmine.errors import ConfigError, StaleOutputError, TaskFailedError
 from emsmine.pipelines.configuration import to_toml
 from emsmine.pipelines.planning.machine import SearchLimits, peak_rss_bytes
 from emsmine.pipelines.planning.of_run import NO_LIMITS, check_search
+from emsmine.pipelines.progress import StepProgress
 from emsmine.pipelines.runner.executor import Executor, LocalExecutor, OnProgress
-from emsmine.pipelines.runner.progress import StepProgress
 from emsmine.pipelines.settings import STAGE_NAMES, STAGES, Settings
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from emsmine.encoder.protocol import Encoder
+from emsmine.encoder.protocol import Encoder, usable_rows
 from emsmine.encoder.registry import load_encoder
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
@@ -108,12 +108,10 @@ def _usable(
     task: TaskContext, vectors: npt.NDArray[np.float32], ids: list[int], texts: list[str]
 ) -> npt.NDArray[np.bool_]:
     """Tell which rows are vectors of a sentence; the others are dropped and counted."""
-    finite = np.isfinite(vectors).all(axis=1)
-    nonzero = (vectors != 0).any(axis=1)
-    for reason, wrong in (("non_finite_vector", ~finite), ("zero_vector", finite & ~nonzero)):
+    finite, usable = np.isfinite(vectors).all(axis=1), usable_rows(vectors)
+    for reason, wrong in (("non_finite_vector", ~finite), ("zero_vector", finite & ~usable)):
         for row in np.flatnonzero(wrong):
             task.drop(reason, id=ids[row], sample=texts[row])
-    usable: npt.NDArray[np.bool_] = finite & nonzero
     return usable
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine.fields import check_table
+from emsmine.mining.neighbours import rows_among
 from emsmine.mining.text.rules import PairView, Rule, RulesConfig, apply, default_rules
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
@@ -107,18 +108,16 @@ def _views(sides: list[dict[str, list[Any]]], langs: list[str], rows: range, ide
 
 def _side(task: TaskContext, lang: str, ids: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
     """Return the columns of one side, one value per pair: text, language score and the first place it stands at."""
-    wanted = np.unique(ids)
-    back = np.searchsorted(wanted, ids).tolist()
+    wanted, back = np.unique(ids, return_inverse=True)
     sentences = _lookup(task, f"sentences/{lang}/", "sentence_id", ["text", "lid_score"], wanted)
     places = _lookup(task, f"occurrences/{lang}/", "sentence_id", ["doc_id", "position"], wanted)
     doc_ids = np.array(places["doc_id"], dtype=np.int64)
-    wanted_documents = np.unique(doc_ids)
+    wanted_documents, to_document = np.unique(doc_ids, return_inverse=True)
     documents = _lookup(task, "distinct/", "doc_id", ["url", "date", "mt_hints"], wanted_documents)
-    to_document = np.searchsorted(wanted_documents, doc_ids).tolist()
     columns = {**sentences, **places}
-    columns |= {name: [values[row] for row in to_document] for name, values in documents.items()}
+    columns |= {name: [values[row] for row in to_document.tolist()] for name, values in documents.items()}
     columns["sentence_id"] = wanted.tolist()
-    return {name: [values[row] for row in back] for name, values in columns.items()}
+    return {name: [values[row] for row in back.tolist()] for name, values in columns.items()}
 
 
 def _lookup(
@@ -128,11 +127,8 @@ def _lookup(
     found: dict[str, list[Any]] = {name: [None] * len(wanted) for name in columns}
     for ref in _refs(task.spec.inputs, prefix):
         table = task.read(ref, [key, *columns])
-        keys = table[key].to_numpy()
-        if not len(keys):
-            continue
-        first = np.searchsorted(keys, wanted)
-        hits = np.flatnonzero((first < len(keys)) & (keys[np.minimum(first, len(keys) - 1)] == wanted))
+        first, known = rows_among(wanted, table[key].to_numpy())
+        hits = np.flatnonzero(known)
         rows = table.take(pa.array(first[hits], pa.int64()))
         for name in columns:
             for hit, value in zip(hits, rows[name].to_pylist(), strict=True):

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from emsmine.errors import InputError
 from emsmine.mining.text.normalise import sanitise
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.readers.read import read_records
 from emsmine.pipelines.readers.records import Problem, Record
-from emsmine.pipelines.runner.progress import Progress
 from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step, library_versions
 from emsmine.pipelines.store.context import TaskContext

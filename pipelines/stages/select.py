@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.neighbours import Int64Array, Neighbours
 from emsmine.mining.selection.sort import SELECT_BUFFER_PAIRS, PairSorter
 from emsmine.mining.selection.streamed import Selection, score_streamed
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
-from emsmine.pipelines.stages.search.exact import DIRECTIONS
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.layout import pair_folder
+from emsmine.pipelines.store.neighbours import DIRECTIONS
 from emsmine.pipelines.store.schemas import SELECTED
 from emsmine.pipelines.store.scratch import ScratchFile
 from emsmine.pipelines.store.suspicious import count_suspicious

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine.mining.exact.incremental import TiedNeighbours
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.schemas import neighbours_schema
 from emsmine.pipelines.store.tasks import FileRef

@@ -150,7 +150,10 @@ def test_a_rule_is_one_place(house: House, copied: Path) -> None:
     house.edit(
         "mining/text/rules.py",
         ("@dataclass(frozen=True)\nclass RulesConfig:", RULE),
-        ("    rules_off: tuple", '    most_letters: int = setting(ManyLetters.most, "most letters e of a pair", low=0)\n'),
+        (
+            "    rules_off: tuple",
+            '    most_letters: int = setting(ManyLetters.most, "most letters e of a pair", low=0)\n',
+        ),
         ("        WrongLanguage(config", "        ManyLetters(config.most_letters),\n"),
     )
     assert len(house.touched) == 1

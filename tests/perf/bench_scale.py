@@ -38,7 +38,8 @@ import pyarrow as pa
 
 from emsmine.mining.approximate.audit import OtherSide, audit_direction, neighbour_recall, pair_agreement, verdicts
 from emsmine.mining.approximate.search import ApproximateIndex, Effort
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.selection.retrieve import candidates, select
 from emsmine.pipelines.runner.run import execute
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings

@@ -32,7 +32,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from emsmine.mining.exact.search import Neighbours, Precision, search_both  # noqa: E402
+from emsmine.mining.exact.search import Precision, search_both  # noqa: E402
+from emsmine.mining.neighbours import Neighbours  # noqa: E402
 from emsmine.mining.selection.retrieve import candidates, select  # noqa: E402
 from emsmine.mining.selection.suspicion import suspicion  # noqa: E402
 

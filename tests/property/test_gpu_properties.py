@@ -15,8 +15,8 @@ from emsmine.mining.exact.gpu import Gpu, TileShape, row_bytes, tile_bytes, tile
 from emsmine.mining.exact.gpu_tiles import _Blocks, _floor, _Rows, _slack
 from emsmine.mining.exact.operands import Side
 from emsmine.mining.exact.refine import Searched
-from emsmine.mining.exact.search import Neighbours, search_both, top_k
-from emsmine.mining.neighbours import descending_bits
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours, descending_bits, top_k
 from emsmine.mining.rounding import LENGTH, half_error
 
 Array = NDArray[np.float32]

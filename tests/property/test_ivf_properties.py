@@ -14,7 +14,7 @@ from emsmine.mining.approximate import probes as faiss_lists
 from emsmine.mining.approximate.build import IndexBuilder, training_rows
 from emsmine.mining.approximate.probes import nearest_lists
 from emsmine.mining.approximate.search import ApproximateIndex, Effort
-from emsmine.mining.exact.search import Neighbours, exact_cosine, top_k
+from emsmine.mining.neighbours import Neighbours, exact_cosine, top_k
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int, distinct: int, ulps: int) -> NDArray[np.float32]:

@@ -12,8 +12,9 @@ from emsmine.mining.exact import search as knn
 from emsmine.mining.exact.float32 import Float32Products
 from emsmine.mining.exact.int8 import Int8Products, Rotation, int8_products_are_exact
 from emsmine.mining.exact.operands import Factor, Products, Side, per_block
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
 from emsmine.mining.exact.tiles import _Tile
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.rounding import LENGTH
 
 Array = NDArray[np.float32]

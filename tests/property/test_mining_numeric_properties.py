@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emsmine.mining.evaluate import bucc_scores
-from emsmine.mining.exact.search import Neighbours, merge, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours, merge
 from emsmine.mining.selection import MARGINS, RETRIEVALS
 from emsmine.mining.selection.retrieve import Candidates, candidates, select
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.neighbours import Int64Array, Neighbours
 from emsmine.mining.selection import MARGINS, RETRIEVALS
 from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.sort import NumberedPairs, PairSorter

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.selection import RETRIEVALS
 from emsmine.mining.selection.margin import mean_similarity
 from emsmine.mining.selection.retrieve import Candidates, candidates, select

@@ -19,7 +19,8 @@ from emsmine.mining.approximate.audit import OtherSide, audit_direction, neighbo
 from emsmine.mining.approximate.sample import RowSample
 from emsmine.mining.approximate.search import ApproximateIndex, Effort
 from emsmine.mining.exact.gpu import Gpu, find_gpu
-from emsmine.mining.exact.search import Float32Array, Int64Array, Neighbours, merge, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Float32Array, Int64Array, Neighbours, merge
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.neighbours import DIRECTIONS, read_neighbours, write_neighbours
 from emsmine.pipelines.store.schemas import (

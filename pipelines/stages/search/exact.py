@@ -25,15 +25,11 @@ from emsmine.pipelines.store.layout import pair_folder, shard_name, shard_of
 from emsmine.pipelines.store.neighbours import (
     DIRECTIONS,
     VERSIONS,
-    read_neighbours,
     read_tied,
-    write_neighbours,
     write_tied,
 )
 from emsmine.pipelines.store.schemas import embeddings_metadata, read_embeddings
 from emsmine.pipelines.store.tasks import JSON, FileRef, Runtime, TaskSpec
-
-__all__ = ["DIRECTIONS", "STAGE", "read_neighbours", "write_neighbours"]
 
 
 def _embeddings(context: PlanContext, lang: str) -> list[FileRef]:

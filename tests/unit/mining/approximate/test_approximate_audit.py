@@ -16,7 +16,7 @@ from emsmine.mining.approximate.audit import (
     wilson_interval,
 )
 from emsmine.mining.approximate.sample import RowSample, sample_keys
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
 
 
 def neighbours(rows: list[list[tuple[int, float]]]) -> Neighbours:

@@ -14,7 +14,8 @@ from emsmine.mining.approximate.build import IndexBuilder, training_rows
 from emsmine.mining.approximate.choice import num_lists
 from emsmine.mining.approximate.probes import list_scores, nearest_lists, rotate
 from emsmine.mining.approximate.search import ApproximateIndex, Effort, rescore
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 
 DIM, K = 16, 4
 KINDS = ("faiss-ivf", "faiss-ivfpq", "faiss-hnsw")

@@ -12,7 +12,7 @@ from emsmine.mining.approximate.candidates import EntryCollector
 from emsmine.mining.approximate.loader import load_faiss
 from emsmine.mining.approximate.scan import StoredLists, block_rows, search_lists
 from emsmine.mining.approximate.search import rescore
-from emsmine.mining.exact.search import Neighbours, exact_cosine, top_k
+from emsmine.mining.neighbours import Neighbours, exact_cosine, top_k
 from emsmine.mining.rounding import stored_error
 
 Float32 = NDArray[np.float32]

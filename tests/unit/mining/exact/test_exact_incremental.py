@@ -13,7 +13,7 @@ from emsmine.mining.exact.incremental import (
     search_both_tied,
     shorten,
 )
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
 
 INF = -np.inf
 

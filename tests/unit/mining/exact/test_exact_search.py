@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from emsmine.mining.exact.search import Neighbours, merge, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours, merge
 
 Array = NDArray[np.float32]
 # Unit vectors from Pythagorean triples: their cosines are short decimals.

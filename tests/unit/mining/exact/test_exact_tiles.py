@@ -16,7 +16,8 @@ from emsmine.mining.exact import refine
 from emsmine.mining.exact import search as knn
 from emsmine.mining.exact import tiles as knn_tiles
 from emsmine.mining.exact.float32 import Float32Products
-from emsmine.mining.exact.search import Neighbours, exact_cosine, search_both, top_k
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours, exact_cosine, top_k
 
 Array = NDArray[np.float32]
 needs_int8 = pytest.mark.skipif(

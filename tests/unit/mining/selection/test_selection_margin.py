@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.selection import MARGINS
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from emsmine.mining.exact.search import Neighbours, merge, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours, merge
 from emsmine.mining.selection import RETRIEVALS
 from emsmine.mining.selection.retrieve import Candidates, candidates, rows_of, select
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emsmine.mining.exact.search import Int64Array, Neighbours
+from emsmine.mining.neighbours import Int64Array, Neighbours
 from emsmine.mining.selection import streamed
 from emsmine.mining.selection.choose import PairSelector
 from emsmine.mining.selection.numbering import Numbering

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from emsmine.mining.exact.search import Neighbours
+from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.selection.retrieve import candidates, select
 from emsmine.mining.selection.suspicion import FEW_NEIGHBOURS, LOW_COSINE, REASONS, Suspicion, suspicion
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from emsmine.errors import TaskFailedError
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 from emsmine.pipelines.configuration import parse_pairs
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary, read_embeddings

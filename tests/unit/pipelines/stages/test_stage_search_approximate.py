@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from emsmine.errors import CorruptOutputError, TaskFailedError
 from emsmine.mining.approximate.audit import neighbour_recall, pair_agreement, verdicts
-from emsmine.mining.exact.search import Neighbours, search_both
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.neighbours import Neighbours
 from emsmine.pipelines.configuration import parse_pairs
 from emsmine.pipelines.runner.run import RunOptions, run_stages
 from emsmine.pipelines.settings import IndexSettings, SearchSettings, SelectSettings, Settings

@@ -13,8 +13,8 @@ import pytest
 
 from emsmine.mining.approximate.search import search_both_flat
 from emsmine.mining.exact.search import search_both
-from emsmine.pipelines.runner import progress
-from emsmine.pipelines.runner.progress import Progress, StepProgress
+from emsmine.pipelines import progress
+from emsmine.pipelines.progress import Progress, StepProgress
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import FileRef, TaskReport, TaskSpec, work_of
 from emsmine.progress import listening, report

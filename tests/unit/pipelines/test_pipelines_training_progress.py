@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from emsmine.pipelines.runner.progress import TrainingProgress
+from emsmine.pipelines.progress import TrainingProgress
 
 ROW = {
     "step": 50.0,
