@@ -11,6 +11,7 @@ Nothing ever falls back to another language, nor to Latin script: a language who
 import difflib
 import re
 from functools import lru_cache
+from typing import cast
 
 import langcodes
 from langcodes.data_dicts import LIKELY_SUBTAGS
@@ -205,6 +206,8 @@ def resolve(code: str) -> str:
         LanguageError: the code is unknown (the message names the nearest), stands for several languages or none, or
             needs a script.
     """
+    if not isinstance(cast(object, code), str):
+        raise LanguageError(f"language: {code!r} is no code of a language; give a string, as in 'de'")
     try:
         return _canonical(code)
     except _Refused as error:

@@ -15,7 +15,7 @@ from emsmine.encoder.model.inference import PRECISIONS, prepare
 from emsmine.encoder.model.network import Network
 from emsmine.encoder.model.preprocessing import preprocess
 from emsmine.encoder.model.tokenizer import PAD_ID, OffsetArray, Packed, Tokenizer
-from emsmine.encoder.protocol import FloatArray, unit_rows
+from emsmine.encoder.protocol import FloatArray, through_gateway, unit_rows
 from emsmine.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class EMSEncoder:
         """Return the hash of `config.json` (which holds the hashes of weights and tokeniser), pooling and precision."""
         return self._fingerprint
 
+    @through_gateway
     def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
         """Encode sentences; see `Encoder.encode`.
 

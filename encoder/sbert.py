@@ -13,7 +13,7 @@ import torch
 
 from emsmine.encoder.ems import resolve_device
 from emsmine.encoder.model.tokenizer import replace_surrogates
-from emsmine.encoder.protocol import FloatArray, unit_rows
+from emsmine.encoder.protocol import FloatArray, through_gateway, unit_rows
 from emsmine.errors import ConfigError, MissingDependencyError, ModelError
 
 PROMPT_MARK = "?prompt="
@@ -57,6 +57,7 @@ class SentenceTransformersEncoder:
         """Return a hash of all weights and of what every module, the tokeniser and the prompt are; not of the name."""
         return self._fingerprint
 
+    @through_gateway
     def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
         """Encode sentences; see `Encoder.encode`. The language is not used."""
         if not sentences:

@@ -21,10 +21,11 @@ def preprocess(sentences: Sequence[str], lang: str, kind: str) -> list[str]:
 
     Args:
         sentences: texts.
-        lang: canonical code.
+        lang: any code of the language.
         kind: `none` leaves them as they are; `ems` lower-cases and splits words as the released EMS does.
 
     Raises:
+        LanguageError: the code is unknown or ambiguous.
         MissingDependencyError: the word splitter of the language is not installed.
         ValueError: the kind is unknown.
     """
@@ -38,7 +39,7 @@ def preprocess(sentences: Sequence[str], lang: str, kind: str) -> list[str]:
 
 @functools.lru_cache(maxsize=128)
 def _splitter(lang: str) -> Callable[[str], str]:
-    alpha3 = lang.split("_")[0]
+    alpha3 = languages.resolve(lang).split("_")[0]
     if alpha3 in _CHINESE:
         jieba = _import("jieba", "jieba", lang)
         jieba.setLogLevel(60)

@@ -1,9 +1,12 @@
 """What every `Encoder` must do; subclass `EncoderContract` and give it a fixture `encoder`."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from emsmine.encoder.protocol import Encoder
+from emsmine.errors import InputError, LanguageError
 
 SENTENCES = (
     "the baker paints a green boat.",
@@ -59,6 +62,35 @@ class EncoderContract:
     def test_the_same_call_gives_the_same_bits(self, encoder: Encoder) -> None:
         first, second = (encoder.encode(SENTENCES, lang=self.lang) for _ in range(2))
         assert first.tobytes() == second.tobytes()
+
+    @pytest.mark.parametrize("code", ["en", "eng", "en-GB", "eng_Latn", " EN "])
+    def test_any_code_of_the_language_gives_the_same_vectors(self, encoder: Encoder, code: str) -> None:
+        expected = encoder.encode(SENTENCES, lang="eng_Latn")
+        assert encoder.encode(SENTENCES, lang=code).tobytes() == expected.tobytes()
+
+    @pytest.mark.parametrize("code", ["german", "", "xx", "de-en", "eng_Latm"])
+    def test_what_is_no_language_is_refused(self, encoder: Encoder, code: str) -> None:
+        with pytest.raises(LanguageError):
+            encoder.encode(SENTENCES, lang=code)
+        with pytest.raises(LanguageError):
+            encoder.encode([], lang=code)
+
+    def test_a_bare_string_is_one_sentence(self, encoder: Encoder) -> None:
+        for text in (SENTENCES[0], "a", ""):
+            vector = encoder.encode(text, lang=self.lang)
+            assert vector.shape == (encoder.dim,)
+            assert vector.tobytes() == encoder.encode([text], lang=self.lang)[0].tobytes()
+
+    def test_sentences_may_come_as_any_sequence(self, encoder: Encoder) -> None:
+        expected = encoder.encode(SENTENCES, lang=self.lang).tobytes()
+        for given in (list(SENTENCES), np.array(SENTENCES), np.array(SENTENCES, dtype=object)):
+            assert encoder.encode(given, lang=self.lang).tobytes() == expected
+
+    @pytest.mark.parametrize("odd", [None, b"boat", 1, ["boat"]], ids=["none", "bytes", "number", "list"])
+    def test_what_is_no_string_is_refused_by_its_place(self, encoder: Encoder, odd: object) -> None:
+        texts: list[Any] = ["boat", odd, odd]
+        with pytest.raises(InputError, match="encode: item 1 of 3 is"):
+            encoder.encode(texts, lang=self.lang)
 
     def test_no_sentences(self, encoder: Encoder) -> None:
         vectors = encoder.encode([], lang=self.lang)

@@ -18,11 +18,12 @@ from emsmine.encoder.ems import EMSEncoder, resolve_device
 from emsmine.encoder.model.config import NetworkConfig
 from emsmine.encoder.model.directory import save_model
 from emsmine.encoder.model.network import Network
+from emsmine.encoder.model.preprocessing import preprocess
 from emsmine.encoder.model.quantised import require_exact_products
 from emsmine.encoder.model.tokenizer import Tokenizer
 from emsmine.encoder.protocol import unit_rows
 from emsmine.encoder.sbert import SentenceTransformersEncoder
-from emsmine.errors import ConfigError, MissingDependencyError, ModelError
+from emsmine.errors import ConfigError, LanguageError, MissingDependencyError, ModelError
 
 
 def make(config: NetworkConfig, spm: Path, folder: Path, **settings: str) -> EMSEncoder:
@@ -106,6 +107,33 @@ def test_results_are_the_same_whatever_the_batch_budget(encoder: EMSEncoder, mon
     for budget in (1, 7, 30):
         monkeypatch.setattr(ems, "TOKENS_PER_BATCH", budget)
         np.testing.assert_allclose(encoder.encode(SENTENCES, lang="eng_Latn"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("code", ["zh", "zho", "zh-CN", "chi", "cmn", "zho_Hans"])
+def test_chinese_is_split_by_jieba_whatever_its_code(
+    released: EMSEncoder, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jieba = pytest.importorskip("jieba")
+    words = []
+
+    def cut(text: str) -> list[str]:
+        words.append(text)
+        return list(text)
+
+    monkeypatch.setattr(jieba, "cut", cut)
+    text = "我们的老师找到一艘小船。"
+    by_code = released.encode([text], lang=code)
+    assert words == [text]
+    np.testing.assert_array_equal(by_code, released.encode([text], lang="zho_Hans"))
+
+
+def test_preprocessing_itself_knows_codes() -> None:
+    pytest.importorskip("jieba")
+    expected = preprocess(["我们的老师找到一艘小船。"], "zho_Hans", "ems")
+    assert " " in expected[0]
+    assert preprocess(["我们的老师找到一艘小船。"], "zh", "ems") == expected
+    with pytest.raises(LanguageError, match="'chinesisch'"):
+        preprocess(["x"], "chinesisch", "ems")
 
 
 def test_dropout_is_off(encoder: EMSEncoder) -> None:
@@ -206,10 +234,17 @@ def test_the_next_chunk_is_tokenised_while_the_network_runs_and_no_further_one(
 
 
 def test_an_error_of_the_tokeniser_reaches_the_caller(encoder: EMSEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenise = encoder.tokenizer.encode
+
+    def failing(texts: Sequence[str], max_tokens: int) -> Any:
+        if "lamp" in texts:
+            raise ValueError("no lamps")
+        return tokenise(texts, max_tokens)
+
     monkeypatch.setattr(ems, "CHUNK", 2)
-    texts: list[Any] = ["boat", "boat", "boat", None]
-    with pytest.raises(AttributeError, match="encode"):
-        encoder.encode(texts, lang="eng_Latn")
+    monkeypatch.setattr(encoder.tokenizer, "encode", failing)
+    with pytest.raises(ValueError, match="no lamps"):
+        encoder.encode(["boat", "boat", "boat", "lamp"], lang="eng_Latn")
     assert encoder.encode(["boat"], lang="eng_Latn").any()
 
 

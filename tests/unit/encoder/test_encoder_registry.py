@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from encoder_tiny import build, layered_network, plain_network
 from emsmine.encoder import ems
 from emsmine.encoder.ems import EMSEncoder
 from emsmine.encoder.model.directory import save_model
+from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.encoder.registry import load_encoder
-from emsmine.errors import ConfigError, MissingDependencyError, ModelError
+from emsmine.errors import ConfigError, InputError, LanguageError, MissingDependencyError, ModelError
 
 
 @pytest.fixture
@@ -106,9 +108,29 @@ def test_sentence_transformers_is_optional(monkeypatch: pytest.MonkeyPatch) -> N
         load_encoder("sentence-transformers:any")
 
 
-def test_another_package_can_add_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = type(sys)("toy_encoders")
-    module.load = lambda rest, device: (rest, device)  # type: ignore[attr-defined]
+class Letters:
+    """A toy of another package: a vector of the numbers of two letters."""
+
+    dim = 2
+    device = "abacus"
+
+    def __init__(self, rest: str, device: str) -> None:
+        self.name = f"letters:{rest}:{device}"
+        self.seen: list[tuple[list[str], str]] = []
+
+    def fingerprint(self) -> str:
+        return "letters"
+
+    def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
+        # As simple as can be: it trusts what it is given.
+        self.seen.append((list(sentences), lang))
+        rows = [[text.count("a"), text.count("b")] for text in sentences] or np.zeros((0, 2))
+        return unit_rows(np.array(rows, dtype=np.float32))
+
+
+def register(monkeypatch: pytest.MonkeyPatch, loader: Callable[[str, str], object]) -> None:
+    module: Any = type(sys)("toy_encoders")
+    module.load = loader
     monkeypatch.setitem(sys.modules, "toy_encoders", module)
     point = importlib.metadata.EntryPoint("toy", "toy_encoders:load", "emsmine.encoders")
 
@@ -116,7 +138,46 @@ def test_another_package_can_add_a_kind(monkeypatch: pytest.MonkeyPatch) -> None
         return importlib.metadata.EntryPoints([point]).select(group=group)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+def test_another_package_can_add_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, Letters)
     found: Any = load_encoder("toy:a:b", device="cpu")
-    assert found == ("a:b", "cpu")
+    assert (found.name, found.dim, found.fingerprint(), found.device) == ("letters:a:b:cpu", 2, "letters", "abacus")
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        found.nothing_of_this_name  # noqa: B018
     with pytest.raises(ConfigError, match="known: ems, sentence-transformers, toy"):
         load_encoder("other:x")
+
+
+def test_an_encoder_of_another_package_sees_canonical_codes_and_lists_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, Letters)
+    encoder: Any = load_encoder("toy:x", device="cpu")
+    assert encoder.encode("aa", lang="de").tolist() == [1, 0]
+    assert encoder.encode(("b", "a"), lang="zh-TW").tolist() == [[0, 1], [1, 0]]
+    assert encoder.seen == [(["aa"], "deu_Latn"), (["b", "a"], "zho_Hant")]
+    with pytest.raises(LanguageError, match="'german'"):
+        encoder.encode(["a"], lang="german")
+    with pytest.raises(InputError, match="item 0 of 1 is None"):
+        encoder.encode([None], lang="de")
+    assert len(encoder.seen) == 2
+
+
+def test_what_another_package_gives_must_be_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, lambda rest, device: (rest, device))
+    with pytest.raises(ConfigError, match="registers 'toy' returned tuple, which lacks"):
+        load_encoder("toy:x")
+
+
+def test_a_plain_path_is_a_folder_of_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    expected = load_encoder(f"ems:{folder}", device="cpu").fingerprint()
+    for spec in (folder, str(folder), "model", "./model", "model/", "model@fp32"):
+        assert load_encoder(spec, device="cpu").fingerprint() == expected
+    odd = folder.rename(folder.with_name("a:b"))
+    assert load_encoder(odd, device="cpu").fingerprint() == expected
+    with pytest.raises(ConfigError, match="'model' must be KIND:NAME, as in ems:default, or the folder of a model"):
+        load_encoder("model")
+    (folder.parent / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"config\.json does not exist"):
+        load_encoder("empty")

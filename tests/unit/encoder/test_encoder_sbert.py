@@ -161,6 +161,11 @@ def test_a_prompt_goes_before_every_sentence_and_into_the_fingerprint(folder: Pa
     np.testing.assert_allclose(default.encode(TEXTS, lang="eng_Latn"), expected, atol=1e-6)
 
 
+def test_a_plain_path_of_a_model_of_the_library(folder: Path) -> None:
+    by_path, by_name = load_encoder(folder, device="cpu"), load_encoder(f"sentence-transformers:{folder}", device="cpu")
+    assert by_path.fingerprint() == by_name.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("rest", "expected"),
     [
