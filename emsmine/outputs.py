@@ -13,13 +13,17 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emsmine.errors import ConfigError
 from emsmine.lines import SUFFIXES
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _MAX_LINKS = 40
 
@@ -152,27 +156,19 @@ def write_output(content: bytes, path: str) -> None:
         OSError: the disk refuses; it names the file, and what stood there is unchanged.
     """
     if path == "-":
-        try:
+        with _naming("stdout"):
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "stdout") from error
         return
     packed = _compress(content, path)
-    place = _place(path)
-    try:
+    with _naming(path):
+        place = _place(path)
         if place is None:
             # Neither emptied nor from its start: behind `/dev/stdout` may be a file that others have written to.
             with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), "wb", buffering=0) as stream:
                 _write_all(stream, packed)
         else:
             _replace(place, packed)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), path) from error
 
 
 def _compress(content: bytes, path: str) -> bytes:
@@ -196,16 +192,85 @@ def _write_all(stream: io.RawIOBase | io.FileIO, content: bytes) -> None:
 
 def _replace(place: Path, content: bytes) -> None:
     """Let a file hold either its old content or all of the new, with the permissions that it had."""
+    with _new_content(place) as handle, open(handle, "wb", buffering=0, closefd=False) as stream:
+        _write_all(stream, content)
+
+
+@contextmanager
+def _new_content(place: Path) -> Iterator[int]:
+    """Open a file that takes the place of another when the block ends well, and is removed otherwise."""
     temporary = place.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{place.name}"[:255])
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with _naming(str(place)):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with open(handle, "wb", buffering=0) as stream:
+        try:
             with suppress(FileNotFoundError):
                 os.fchmod(handle, stat.S_IMODE(os.stat(place).st_mode))
-            _write_all(stream, content)
-            os.fsync(handle)
-        os.replace(temporary, place)
+            yield handle
+            with _naming(str(place)):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+        with _naming(str(place)):
+            os.replace(temporary, place)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an error of the disk name the file that the user knows."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), path) from error
+
+
+class _NamedFile(io.FileIO):
+    """Names its path where the disk refuses to write."""
+
+    def __init__(self, handle: int, path: str) -> None:
+        super().__init__(handle, "wb", closefd=False)
+        self.path = path
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        with _naming(self.path):
+            return super().write(data)
+
+
+class OutputFile(io.BufferedWriter):
+    """A file of results that is written piece by piece, see `open_output`."""
+
+    rows = 0
+    """Set by writers of tables."""
+
+    def __init__(self, handle: int, path: str) -> None:
+        super().__init__(_NamedFile(handle, path), 1 << 20)
+        self.path = path
+
+
+@contextmanager
+def open_output(path: str) -> Iterator[OutputFile]:
+    """Open a file for results that are too large to be held; it appears whole, when the block ends well.
+
+    Args:
+        path: checked by `check_outputs` before the work. Not `-`, and never compressed.
+
+    Raises:
+        OSError: the disk refuses; it names the file, and what stood there is unchanged.
+    """
+    place = _place(path)
+    if place is None:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            with OutputFile(handle, path) as stream:
+                yield stream
+        finally:
+            os.close(handle)
+        return
+    with _new_content(place) as handle, OutputFile(handle, path) as stream:
+        yield stream

@@ -3,7 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +26,18 @@ logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 30.0
 """Time between the plain lines of one piece of work."""
+
+_bars: ContextVar[bool | None] = ContextVar("bars", default=None)
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """Show bars on a terminal, or none, within a `with` block; elsewhere they follow the level of the log."""
+    token = _bars.set(shown)
+    try:
+        yield
+    finally:
+        _bars.reset(token)
 
 
 class Progress:
@@ -47,7 +61,9 @@ class Progress:
         self._kept_amount = self._done = kept_amount
         self._started = self._said = time.monotonic()
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty() and (num_tasks > kept or not num_tasks) and logger.isEnabledFor(logging.INFO):
+        asked = _bars.get()
+        is_wanted = logger.isEnabledFor(logging.INFO) if asked is None else asked
+        if is_wanted and sys.stderr.isatty() and (num_tasks > kept or not num_tasks):
             self._bar = RichProgress(
                 TextColumn("{task.description:<16}"),
                 BarColumn(),

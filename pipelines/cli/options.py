@@ -4,12 +4,10 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from emsmine.errors import ConfigError
 from emsmine.pipelines.settings import STAGE_SETTINGS, LangidSettings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -165,21 +163,3 @@ def memory_options(function: _Function) -> _Function:
         "with what would fit  [default: what is available]",
     )
     return option(function)
-
-
-def output_path(value: str) -> Path:
-    """Return the path of the run directory.
-
-    Raises:
-        ConfigError: it is empty, a file stands there, or it is a URL.
-    """
-    if not value:
-        raise ConfigError("--output is empty; name a folder for the results, as in --output out")
-    if "://" in value:
-        raise ConfigError(
-            f"--output: {value} is a URL; results must be local (inputs may be remote). Copy them afterwards"
-        )
-    path = Path(value)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"--output: {path} is a file; name a folder for the results")
-    return path

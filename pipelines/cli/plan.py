@@ -11,13 +11,13 @@ from emsmine.pipelines.cli.options import (
     command,
     device_option,
     memory_options,
-    output_path,
     overrides,
     stage_options,
     workers_option,
 )
 from emsmine.pipelines.cli.streams import echo
 from emsmine.pipelines.configuration import build_settings, parse_pairs, read_saved_config
+from emsmine.pipelines.runner.prepare import output_path
 
 _STAGES = ("langid", "encode", "index", "search")
 _NO_MATTER = ("identifier", "min_lid_score", "max_sentence_chars", "target_recall", "min_recall", "min_precision")

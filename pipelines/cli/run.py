@@ -1,6 +1,5 @@
 """Commands on a run directory: `run`, one per stage, `report`, `verify`, `langs`."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -12,21 +11,18 @@ import click
 
 from emsmine import languages
 from emsmine.display import printable
-from emsmine.errors import ConfigError, CorruptOutputError
-from emsmine.outputs import check_output_folder
+from emsmine.errors import CorruptOutputError
 from emsmine.pipelines.cli.options import (
     Command,
     device_option,
     memory_options,
-    output_path,
     overrides,
     stage_options,
     workers_option,
 )
 from emsmine.pipelines.cli.streams import echo
-from emsmine.pipelines.configuration import build_settings, parse_pairs, read_config, read_saved_config, to_toml
+from emsmine.pipelines.runner.prepare import output_path, run_options, run_settings
 from emsmine.pipelines.settings import STAGE_NAMES, STAGES, Settings
-from emsmine.pipelines.store.layout import CONFIG_NAME, WRITTEN
 
 if TYPE_CHECKING:
     from emsmine.pipelines.runner.run import RunOptions
@@ -39,37 +35,7 @@ COMMANDS: dict[str, click.Command] = {}
 def _settings(
     output: Path | None, config: str | None, inputs: tuple[str, ...], pairs: Sequence[str], given: dict[str, Any]
 ) -> Settings:
-    """Combine the given configuration (or the one saved in the run directory), inputs, pairs and flags."""
-    base = read_config(Path(config)) if config else read_saved_config(output) if output else {}
-    settings = build_settings(
-        base,
-        overrides(STAGE_NAMES, given),
-        inputs=inputs,
-        pairs=parse_pairs(list(pairs)),
-        reuse=given.get("reuse"),
-    )
-    if output:
-        _check_paths(output, config, settings, pairs)
-    # Absolute, so that the saved settings mean the same files from wherever the run is continued.
-    absolute = tuple(map(_absolute, settings.inputs))
-    return dataclasses.replace(settings, inputs=absolute, reuse=settings.reuse and _absolute(settings.reuse))
-
-
-def _check_paths(output: Path, config: str | None, settings: Settings, pairs: Sequence[str]) -> None:
-    """Refuse results that would lie among the inputs, or replace a configuration that a person wrote."""
-    check_output_folder("run", "--output", output, settings.inputs, WRITTEN)
-    saved = output / CONFIG_NAME
-    if config and saved.exists() and saved.samefile(config):
-        text = saved.read_text(encoding="utf-8")
-        if text != to_toml(build_settings(read_config(saved), {})):
-            raise ConfigError(
-                f"run: --config {config} is where the settings of the run are saved, so it would be replaced; keep it "
-                "outside the run directory"
-            )
-    for word in (part.strip() for words in pairs for part in words.split(",")):
-        left, right = languages.pair(word) if word else ("", "")
-        if left > right:
-            logger.info("%s is written as %s: pairs are named alphabetically", word, languages.pair_name(left, right))
+    return run_settings(output, config, inputs, pairs, overrides(STAGE_NAMES, given), given.get("reuse"))
 
 
 def _close(output: Path, settings: Settings, last: str) -> None:
@@ -85,10 +51,6 @@ def _close(output: Path, settings: Settings, last: str) -> None:
         logger.warning("%s", line)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
-
-
 def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[str, Any]) -> None:
     from emsmine.pipelines.runner.run import run_stages
 
@@ -96,18 +58,12 @@ def _run(settings: Settings, output: Path, stages: Sequence[str], given: dict[st
 
 
 def _run_options(given: dict[str, Any]) -> "RunOptions":
-    from emsmine.pipelines.planning.machine import SearchLimits
-    from emsmine.pipelines.runner.run import RunOptions
-    from emsmine.pipelines.store.tasks import Runtime
-
-    redo = tuple(name for word in given.get("redo") or () for name in word.split(","))
-    workers, device = given["workers"], given["device"]
-    limits = SearchLimits(given.get("max_memory_gb"), device, given.get("max_gpu_memory_gb"))
-    return RunOptions(
-        workers=workers,
-        runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),
-        redo=redo,
-        limits=limits,
+    return run_options(
+        given["workers"],
+        given["device"],
+        given.get("redo") or (),
+        given.get("max_memory_gb"),
+        given.get("max_gpu_memory_gb"),
     )
 
 

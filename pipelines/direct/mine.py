@@ -18,7 +18,7 @@ from emsmine.mining.selection.retrieve import Candidates, candidates, select
 from emsmine.mining.selection.suspicion import suspicion
 from emsmine.outputs import write_output
 from emsmine.pipelines.direct.declared import check_languages
-from emsmine.pipelines.direct.sentences import SentenceList, collect, encode_usable, read_lines
+from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
 from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.store.suspicious import ScoredPair, counters_of
@@ -27,22 +27,28 @@ from emsmine.progress import listening
 
 @dataclass(frozen=True, eq=False)
 class _Searched:
-    """The neighbours of both sides; ids are numbers in `texts`, which not every text has a vector for."""
+    """The neighbours of both sides, by the ids of `Embedded`."""
 
     forward: Neighbours
     backward: Neighbours
-    source_ids: npt.NDArray[np.int64]
-    target_ids: npt.NDArray[np.int64]
+    source: Embedded
+    target: Embedded
 
     def neighbours(self) -> tuple[Neighbours, Neighbours, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return what `candidates` and `suspicion` take."""
-        return self.forward, self.backward, self.source_ids, self.target_ids
+        return self.forward, self.backward, self.source.ids, self.target.ids
+
+    def unusable(self) -> dict[str, int]:
+        """Return the number of sentences without a usable vector, per side."""
+        return {"source": self.source.num_unusable, "target": self.target.num_unusable}
 
 
-def _search_sides(encoder: Encoder, source: SentenceList, target: SentenceList, k: int, device: str) -> _Searched:
-    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (source, target))
-    forward, backward = search_showing(left, right, k, device, source_ids=left_ids, target_ids=right_ids)
-    return _Searched(forward, backward, left_ids, right_ids)
+def search_sides(source: Embedded, target: Embedded, k: int, device: str) -> _Searched:
+    """Search both directions; `device` is where a large search multiplies, the result is the same everywhere."""
+    forward, backward = search_showing(
+        source.vectors, target.vectors, k, device, source_ids=source.ids, target_ids=target.ids
+    )
+    return _Searched(forward, backward, source, target)
 
 
 def search_showing(
@@ -57,13 +63,6 @@ def search_showing(
     gpu = find_gpu(device, len(left) * right.size)
     with Progress("search", len(left), "sentences") as progress, listening(progress.listener()):
         return search_both(left, right, k, source_ids=source_ids, target_ids=target_ids, gpu=gpu)
-
-
-def _unusable(searched: _Searched, source: SentenceList, target: SentenceList) -> dict[str, int]:
-    return {
-        "source": len(source.texts) - len(searched.source_ids),
-        "target": len(target.texts) - len(searched.target_ids),
-    }
 
 
 def mine_sides(
@@ -82,8 +81,34 @@ def mine_sides(
     Returns:
         The candidates and the number of sentences without a usable vector, per side.
     """
-    searched = _search_sides(encoder, source, target, k, device)
-    return candidates(*searched.neighbours(), margin=margin), _unusable(searched, source, target)
+    searched = search_sides(encode_usable(encoder, source), encode_usable(encoder, target), k, device)
+    return candidates(*searched.neighbours(), margin=margin), searched.unusable()
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The pairs chosen among the candidates of a search, best first.
+
+    `best` is the largest margin and cosine among all candidates, chosen or not; None if there are none.
+    """
+
+    pairs: Candidates
+    marks: list[str]
+    """Why a pair is suspicious, see `emsmine.mining.selection.suspicion`."""
+    counts: dict[str, int]
+    best: tuple[float, float] | None
+
+
+def choose_pairs(source: Embedded, target: Embedded, *, k: int, settings: SelectSettings, device: str) -> Chosen:
+    """Mine two sides that have their vectors; ids are those of `Embedded`."""
+    searched = search_sides(source, target, k, device)
+    pool = candidates(*searched.neighbours(), margin=settings.margin)
+    chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
+    marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=settings.threshold).labels()
+    counts = {f"{name}.no_vector": number for name, number in searched.unusable().items() if number}
+    counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
+    best = (float(pool.margin.max()), float(pool.cosine.max())) if len(pool) else None
+    return Chosen(chosen, marks, counts, best)
 
 
 @dataclass(frozen=True)
@@ -120,30 +145,40 @@ def mine_files(
     source, target = (
         collect(read_lines(path), lang, max_chars) for path, lang in zip((source_path, target_path), langs, strict=True)
     )
-    named = {"source": (source_path, source), "target": (target_path, target)}
-    counts = {
-        f"{name}.{reason}": number
-        for name, (_, side) in named.items()
-        for reason, number in {"sentences": len(side.texts), **side.dropped}.items()
-    }
-    for name, (path, side) in named.items():
-        if not side.texts:
-            raise InputError(
-                f"mine: {name} {path} has no usable sentence ({side.dropped or 'it is empty'}); nothing to mine"
-            )
-    check_languages("mine", {path: (side.lang, side.texts) for path, side in named.values()})
-    searched = _search_sides(encoder, source, target, k, device)
-    pool = candidates(*searched.neighbours(), margin=settings.margin)
-    chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
-    marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=settings.threshold).labels()
-    unusable = _unusable(searched, source, target)
-    counts |= {f"{name}.no_vector": number for name, number in unusable.items() if number}
-    counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
-    columns = (chosen.margin, chosen.cosine, chosen.source_ids, chosen.target_ids)
-    rows = zip(marks, *(column.tolist() for column in columns), strict=True)
+    counts = check_sides((source_path, source), (target_path, target))
+    chosen = choose_pairs(
+        encode_usable(encoder, source), encode_usable(encoder, target), k=k, settings=settings, device=device
+    )
+    columns = (chosen.pairs.margin, chosen.pairs.cosine, chosen.pairs.source_ids, chosen.pairs.target_ids)
+    rows = zip(chosen.marks, *(column.tolist() for column in columns), strict=True)
     pairs = [ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows]
-    best = (float(pool.margin.max()), float(pool.cosine.max())) if len(pool) else None
-    return Mined(pairs, counts, best)
+    return Mined(pairs, counts | chosen.counts, chosen.best)
+
+
+def check_sides(*sides: tuple[str, SentenceList | None]) -> dict[str, int]:
+    """Refuse a side without sentences, and warn of one that does not look like its language.
+
+    Args:
+        sides: source and target: what to call it, and its sentences; None for a side that has only vectors.
+
+    Returns:
+        The sentences of each side and what was left out, by name.
+
+    Raises:
+        InputError: a side has no usable sentence.
+    """
+    counts: dict[str, int] = {}
+    named = [(*item, side) for item, side in zip(sides, ("source", "target"), strict=True)]
+    lists = [(label, texts, side) for label, texts, side in named if texts is not None]
+    for label, texts, side in lists:
+        found = {"sentences": len(texts.texts), **texts.dropped}
+        counts |= {f"{side}.{reason}": number for reason, number in found.items()}
+        if not texts.texts:
+            raise InputError(
+                f"mine: {side} {label} has no usable sentence ({texts.dropped or 'it is empty'}); nothing to mine"
+            )
+    check_languages("mine", {label: (texts.lang, texts.texts) for label, texts, _ in lists})
+    return counts
 
 
 def write_pairs(pairs: Sequence[ScoredPair], output: str, listing: str | None = None) -> None:

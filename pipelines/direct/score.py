@@ -6,7 +6,7 @@ nearer to each other than to whatever else stands there.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -21,7 +21,7 @@ from emsmine.mining.selection.margin import margin_scores, mean_similarity
 from emsmine.outputs import is_same_file
 from emsmine.pipelines.direct.declared import check_languages
 from emsmine.pipelines.direct.mine import search_showing
-from emsmine.pipelines.direct.sentences import SentenceList, collect, encode_usable, read_lines
+from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class Bitext:
 
     lines: list[bytes]
     """TAB between the sides; further columns are kept."""
+    chosen: tuple[int, int]
+    """The columns of source and target, from 0."""
     source: SentenceList
     target: SentenceList
     counts: dict[str, int]
@@ -41,12 +43,13 @@ class Bitext:
 
 @dataclass(frozen=True)
 class Scored:
-    """Margins of all lines, in the order of the file; NaN for a line that cannot be scored.
+    """Margins and cosines of all lines, in the order of the file; NaN for a line that cannot be scored.
 
-    Shapes: margins float64 [lines].
+    Shapes: margins float64 [lines]; cosines float32 [lines].
     """
 
     margins: npt.NDArray[np.float64]
+    cosines: npt.NDArray[np.float32]
     counts: dict[str, int]
 
 
@@ -80,20 +83,48 @@ def read_bitext(
         counts["too_few_columns"] += not is_whole
         for column, place in zip(columns, chosen, strict=True):
             column.append(cells[place] if is_whole else b"")
+    names = paths if len(paths) == 2 else [f"{paths[0]}, column {place + 1}" for place in chosen]
+    source, target, found = collect_sides(columns, langs, max_chars, (names[0], names[1]), " and ".join(paths), counts)
+    return Bitext(lines, chosen, source, target, found)
+
+
+def collect_sides(
+    columns: tuple[Sequence[bytes | str], Sequence[bytes | str]],
+    langs: tuple[str, str],
+    max_chars: int,
+    names: tuple[str, str],
+    whole: str,
+    counts: Counter[str],
+) -> tuple[SentenceList, SentenceList, dict[str, int]]:
+    """Clean both sides of a bitext, and warn of one that does not look like its language.
+
+    Args:
+        columns: source and target of every line.
+        langs: canonical codes.
+        max_chars: longer sentences cannot be scored.
+        names: what to call the sides.
+        whole: what to call the bitext.
+        counts: what was counted before: `lines`, and `too_few_columns` among them.
+
+    Returns:
+        Both sides, and all counts that are not 0.
+
+    Raises:
+        InputError: a side has no usable sentence.
+    """
     source, target = (collect(column, lang, max_chars) for column, lang in zip(columns, langs, strict=True))
     for name, side in (("source", source), ("target", target)):
         if not side.texts:
             raise InputError(
-                f"score: no usable {name} sentence among the {len(lines)} lines of {' and '.join(paths)} "
+                f"score: no usable {name} sentence among the {counts['lines']} lines of {whole} "
                 f"({dict(counts)}, {side.dropped}); lines need a source, a TAB and a target"
             )
         counts.update({f"{name}.{reason}": number for reason, number in side.dropped.items() if reason != "duplicate"})
     # An empty side is how a line of one column was put above: it has been counted.
     for name in ("source.empty", "target.empty"):
         counts[name] -= counts["too_few_columns"]
-    names = paths if len(paths) == 2 else [f"{paths[0]}, column {place + 1}" for place in chosen]
     check_languages("score", dict(zip(names, ((side.lang, side.texts) for side in (source, target)), strict=True)))
-    return Bitext(lines, source, target, {name: number for name, number in counts.items() if number})
+    return source, target, {name: number for name, number in counts.items() if number}
 
 
 def _joined(paths: Sequence[str]) -> Iterator[bytes]:
@@ -120,41 +151,60 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str 
         margin: one of `emsmine.mining.selection.MARGINS`.
         device: where a large search multiplies; the result is the same everywhere.
     """
-    (left, left_ids), (right, right_ids) = (encode_usable(encoder, side) for side in (bitext.source, bitext.target))
-    forward, backward = search_showing(left, right, k, device)
-    source, target = (
-        _rows(side.places, ids, len(side.texts))
-        for side, ids in ((bitext.source, left_ids), (bitext.target, right_ids))
-    )
+    sides = encode_usable(encoder, bitext.source), encode_usable(encoder, bitext.target)
+    return score_vectors(*sides, bitext.source.places, bitext.target.places, bitext.counts, k, margin, device)
+
+
+def score_vectors(
+    left: Embedded,
+    right: Embedded,
+    source_places: Sequence[int],
+    target_places: Sequence[int],
+    counts: Mapping[str, int],
+    k: int,
+    margin: str,
+    device: str,
+) -> Scored:
+    """Compute the margin of every line of a bitext whose sentences have their vectors.
+
+    Args:
+        left: vectors of the distinct sentences of the source.
+        right: of the target.
+        source_places: for every line, which of those its source is; -1 for none.
+        target_places: the same for the target.
+        counts: what was counted before.
+        k: as in `score`, and so on.
+        margin: as in `score`.
+        device: as in `score`.
+    """
+    forward, backward = search_showing(left.vectors, right.vectors, k, device)
+    source, target = _rows(source_places, left), _rows(target_places, right)
     usable = np.flatnonzero((source >= 0) & (target >= 0))
     cosines = [
-        exact_cosine(left[source[part]], right[target[part]])
+        exact_cosine(left.vectors[source[part]], right.vectors[target[part]])
         for part in (usable[start : start + _BATCH] for start in range(0, len(usable), _BATCH))
     ]
-    margins = np.full(len(bitext.lines), np.nan)
+    all_margins, all_cosines = np.full(len(source), np.nan), np.full(len(source), np.nan, dtype=np.float32)
+    all_cosines[usable] = np.concatenate([np.zeros(0, np.float32), *cosines])
     scores = margin_scores(
-        np.concatenate([np.zeros(0, np.float32), *cosines]),
-        mean_similarity(forward)[source[usable]],
-        mean_similarity(backward)[target[usable]],
-        margin,
+        all_cosines[usable], mean_similarity(forward)[source[usable]], mean_similarity(backward)[target[usable]], margin
     )
     # Rounded as in mining, so that both print the same digits and compare them with a threshold alike.
-    margins[usable] = scores.astype(np.float32)
-    undefined = int(np.isnan(margins[usable]).sum())
-    unusable = {
-        f"{name}.no_vector": len(side.texts) - len(ids)
-        for name, side, ids in (("source", bitext.source, left_ids), ("target", bitext.target, right_ids))
-    }
-    found = {**bitext.counts, **unusable, "undefined_margin": undefined, "scored": len(usable) - undefined}
-    return Scored(margins, {name: number for name, number in found.items() if number or name == "scored"})
+    all_margins[usable] = scores.astype(np.float32)
+    undefined = int(np.isnan(all_margins[usable]).sum())
+    unusable = {"source.no_vector": left.num_unusable, "target.no_vector": right.num_unusable}
+    found = {**counts, **unusable, "undefined_margin": undefined, "scored": len(usable) - undefined}
+    return Scored(
+        all_margins, all_cosines, {name: number for name, number in found.items() if number or name == "scored"}
+    )
 
 
-def _rows(places: Sequence[int], ids: npt.NDArray[np.int64], num_texts: int) -> npt.NDArray[np.int64]:
+def _rows(places: Sequence[int], side: Embedded) -> npt.NDArray[np.int64]:
     """Return the row of the vector of each line; -1 where there is none."""
     # One more, so that place -1 finds -1.
-    row_of = np.full(num_texts + 1, -1, dtype=np.int64)
-    row_of[ids] = np.arange(len(ids))
-    return row_of[np.array(places, dtype=np.int64)]
+    row_of = np.full(len(side.ids) + side.num_unusable + 1, -1, dtype=np.int64)
+    row_of[side.ids] = np.arange(len(side.ids))
+    return row_of[np.asarray(places, dtype=np.int64)]
 
 
 def scored_lines(lines: Iterable[bytes], margins: npt.NDArray[np.float64], threshold: float | None) -> Iterator[bytes]:

@@ -79,18 +79,32 @@ def collect(lines: Iterable[bytes | str], lang: str, max_chars: int) -> Sentence
     return SentenceList(lang, texts, dict(dropped), places)
 
 
-def encode_usable(encoder: Encoder, sentences: SentenceList) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Encode a side in batches; rows without a usable vector are left out.
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The usable vectors of one side.
 
-    Returns:
-        float32 [N, D], unit rows, and int64 [N], the number of each in `sentences.texts`.
+    Shapes: vectors float32 [N, D], unit rows; ids int64 [N].
     """
+
+    vectors: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]
+    """The number of each among what was to be embedded."""
+    num_unusable: int
+    """How many have none: nothing to encode, or values that are not finite."""
+
+    @classmethod
+    def of(cls, vectors: npt.NDArray[np.float32]) -> "Embedded":
+        """Leave out rows that are zero or not finite."""
+        usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
+        return cls(np.ascontiguousarray(vectors[usable]), usable, len(vectors) - len(usable))
+
+
+def encode_usable(encoder: Encoder, sentences: SentenceList) -> Embedded:
+    """Encode a side in batches; ids are numbers in `sentences.texts`."""
     parts = []
     with Progress(f"encode {languages.short(sentences.lang)}", len(sentences.texts), "sentences") as progress:
         for start in range(0, len(sentences.texts), _BATCH):
             part = sentences.texts[start : start + _BATCH]
             parts.append(encoder.encode(part, lang=sentences.lang))
             progress.advance(len(part))
-    vectors = np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts])
-    usable = np.flatnonzero(usable_rows(vectors)).astype(np.int64)
-    return np.ascontiguousarray(vectors[usable]), usable
+    return Embedded.of(np.concatenate([np.zeros((0, encoder.dim), np.float32), *parts]))

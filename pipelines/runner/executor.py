@@ -7,6 +7,7 @@ that fails or kills its worker becomes a failed report; the other tasks go on.
 import atexit
 import contextlib
 import ctypes
+import functools
 import logging
 import multiprocessing
 
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, Protocol
 
 from emsmine.errors import ConfigError, EmsmineError, TaskFailedError
@@ -167,7 +168,8 @@ class _Worker:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             os.environ.update({name: environment[name] for name in added})
-            self.process.start()
+            with _without_main(run):
+                self.process.start()
         except BaseException:
             self.connection.close()
             raise
@@ -221,6 +223,23 @@ class _Worker:
         name = signal.Signals(-code).name
         cause = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
         return f"worker process {self.process.pid} was killed by {name}{cause}"
+
+
+@contextlib.contextmanager
+def _without_main(run: RunTask) -> Iterator[None]:
+    """Start processes that do not import the main module of this one, unless what they run is defined there.
+
+    They would run a user's script once more, from its top: a script that calls us without `if __name__ == "__main__"`
+    would start a run within each of its workers.
+    """
+    function = run.func if isinstance(run, functools.partial) else run
+    main = sys.modules["__main__"]
+    if getattr(function, "__module__", "__main__") != "__main__":
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class _Pool:

@@ -34,9 +34,7 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 def run(task: TaskContext) -> None:
     """Write one pair in every wanted format, best margin first, and once more those that are suspicious."""
-    table = pa.concat_tables([task.read(ref) for ref in task.spec.inputs])
-    keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
-    table = table.take(pc.sort_indices(table, sort_keys=keys))
+    table = best_first(pa.concat_tables([task.read(ref) for ref in task.spec.inputs]))
     source, target = task.spec.partition.split("-")
     table, left, right = in_export_order(table, source, target)
     task.count_in(table.num_rows)
@@ -47,16 +45,26 @@ def run(task: TaskContext) -> None:
     _write_listing(task, table.filter(pc.not_equal(table[COLUMN], "")), left, right)
 
 
+def best_first(table: pa.Table) -> pa.Table:
+    """Sort kept pairs as they are exported."""
+    keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
+    return table.take(pc.sort_indices(table, sort_keys=keys))
+
+
 def in_export_order(table: pa.Table, source: str, target: str) -> tuple[pa.Table, str, str]:
     """Swap the sides if the short codes sort the other way; returns the table and both short codes."""
     left, right = languages.short(source), languages.short(target)
     if left < right:
         return table, left, right
+    return swapped_sides(table), right, left
+
+
+def swapped_sides(table: pa.Table) -> pa.Table:
+    """Call the source target and the target source; columns keep their order."""
     swap = {"source": "target", "target": "source"}
     heads = [name.split("_", 1) for name in table.column_names]
     names = [f"{swap[head[0]]}_{head[1]}" if head[0] in swap else "_".join(head) for head in heads]
-    swapped = table.rename_columns(names)
-    return swapped.select(table.column_names), right, left
+    return table.rename_columns(names).select(table.column_names)
 
 
 def _rows(table: pa.Table) -> Iterator[ScoredPair]:

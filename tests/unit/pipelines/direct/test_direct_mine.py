@@ -33,9 +33,9 @@ def test_collect_counts_what_it_leaves_out() -> None:
 
 
 def test_sentences_without_a_vector_are_left_out() -> None:
-    vectors, usable = encode_usable(AngleEncoder(), collect(["x", "90", "y", "0"], "deu_Latn", 10))
-    assert usable.tolist() == [1, 3]
-    np.testing.assert_allclose(vectors, [[0, 1], [1, 0]], atol=1e-6)
+    side = encode_usable(AngleEncoder(), collect(["x", "90", "y", "0"], "deu_Latn", 10))
+    assert (side.ids.tolist(), side.num_unusable) == ([1, 3], 2)
+    np.testing.assert_allclose(side.vectors, [[0, 1], [1, 0]], atol=1e-6)
 
 
 def mine(
