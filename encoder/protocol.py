@@ -80,12 +80,14 @@ def checked_texts(texts: Iterable[str], where: str) -> list[str]:
     """Return texts as a list.
 
     Args:
-        texts: a list, an array, a column of a table; not a bare string.
+        texts: a list, an array, a column of a pandas or Arrow table; not a bare string.
         where: what the message begins with.
 
     Raises:
         InputError: one of them is no string; the message names the first.
     """
+    # A column of Arrow holds scalars of its own.
+    texts = texts.to_pylist() if hasattr(texts, "to_pylist") else texts
     found = texts if type(texts) is list else list(texts)
     if not set(map(type, found)) <= {str}:
         for place, text in enumerate(cast(list[object], found)):

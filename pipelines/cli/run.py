@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +76,10 @@ def _print_preview(settings: Settings, output: Path, stages: Sequence[str], give
 
 
 def _print_funnel(output: Path) -> None:
-    from emsmine.pipelines.runner.report import doubts, format_funnel, funnel
-    from emsmine.pipelines.runner.verify import verify
-    from emsmine.pipelines.store.stat_cache import StatCache
+    from emsmine.pipelines.runner.report import format_funnel, verified_funnel
     from emsmine.pipelines.store.store import Store
 
-    store = Store(output)
-    rows = funnel(store)
-    found = verify(store.root, os.cpu_count() or 1, StatCache(store.root))
-    echo(format_funnel(rows, doubts(store, found)))
+    echo(format_funnel(*verified_funnel(Store(output))))
 
 
 _output = click.option(
@@ -176,8 +170,7 @@ def report(output: str, as_json: bool) -> None:
     from emsmine.pipelines.store.store import Store
 
     if as_json:
-        rows = [{**vars(row), "adds_up": row.adds_up} for row in funnel(Store(output_path(output)))]
-        echo(json.dumps(rows, indent=1))
+        echo(json.dumps([row.as_dict() for row in funnel(Store(output_path(output)))], indent=1))
     else:
         _print_funnel(output_path(output))
 

@@ -95,7 +95,7 @@ class Embedded:
     @classmethod
     def of(cls, vectors: npt.NDArray[np.float32]) -> "Embedded":
         """Leave out rows that are zero or not finite."""
-        usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)).astype(np.int64)
+        usable = np.flatnonzero(usable_rows(vectors)).astype(np.int64)
         return cls(np.ascontiguousarray(vectors[usable]), usable, len(vectors) - len(usable))
 
 

@@ -105,11 +105,11 @@ def run_options(
         max_memory_gb: GiB that a search may take.
         max_gpu_memory_gb: the same on the GPU.
     """
-    from emsmine.pipelines.planning.machine import Limits
+    from emsmine.pipelines.planning.machine import SearchLimits
     from emsmine.pipelines.runner.run import RunOptions
     from emsmine.pipelines.store.tasks import Runtime
 
-    limits = Limits(max_memory_gb, device, max_gpu_memory_gb)
+    limits = SearchLimits(max_memory_gb, device, max_gpu_memory_gb)
     return RunOptions(
         workers=workers,
         runtime=Runtime(device=device, workers=workers, gpu_memory_bytes=limits.gpu_memory_bytes),

@@ -1,15 +1,18 @@
 """The funnel: what came in, what was dropped and why, what came out, read from the manifests."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from emsmine import languages
 from emsmine.display import printable
 from emsmine.errors import CorruptOutputError, InputError, LanguageError
-from emsmine.pipelines.runner.verify import OF_RESULTS, Verification, format_problem
+from emsmine.pipelines.runner.verify import OF_RESULTS, Verification, format_problem, verify
 from emsmine.pipelines.settings import STEPS
+from emsmine.pipelines.store.stat_cache import StatCache
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.suspicious import first_of_listing, is_listing, suspicious_counts
 from emsmine.pipelines.store.tasks import FileRef
@@ -48,6 +51,10 @@ class FunnelRow:
     def adds_up(self) -> bool:
         """True if every row in is out or dropped for a reason."""
         return self.rows_in == self.rows_out + sum(self.dropped.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as `emsmine report --json` prints it."""
+        return {**vars(self), "adds_up": self.adds_up}
 
 
 _REUSED = ("reused_vectors", "encoded_vectors", "reused_lists", "searched_lists")
@@ -105,6 +112,16 @@ def _samples(store: Store, ref: FileRef) -> list[dict[str, str]]:
     except CorruptOutputError as error:
         logger.warning("report: its samples are left out: %s", printable(str(error)))
         return []
+
+
+def verified_funnel(store: Store) -> tuple[list[FunnelRow], list[str]]:
+    """Return the funnel, and why its rows are not all accounted for, after verifying every file.
+
+    Raises:
+        InputError: nothing has been run in the directory.
+    """
+    rows = funnel(store)
+    return rows, doubts(store, verify(store.root, os.cpu_count() or 1, StatCache(store.root)))
 
 
 def doubts(store: Store, found: Verification) -> list[str]:

@@ -7,6 +7,7 @@ bits go unnoticed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,24 @@ def _open_verified(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
         raise CorruptOutputError(
             f"{path} is damaged ({error}); rerun the stage that made it with --redo STAGE"
         ) from error
+
+
+@dataclass(frozen=True)
+class ParquetInfo:
+    """What stands in the footer of a Parquet file."""
+
+    schema: Any
+    num_rows: int
+
+
+def parquet_info(path: Path) -> ParquetInfo:
+    """Read schema and number of rows.
+
+    Raises:
+        CorruptOutputError: the file is damaged.
+    """
+    with _open_verified(path, None) as file:
+        return ParquetInfo(file.schema_arrow, file.metadata.num_rows)
 
 
 def read_table(path: Path, columns: Sequence[str] | None, *, use_threads: bool = False) -> Any:

@@ -1,0 +1,402 @@
+"""The functions of `import emsmine`: mine, score, search and run, with the code of the command line and its results.
+
+Nothing is printed; messages go to `logging`, and bars are shown on a terminal if they are asked for.
+"""
+
+import difflib
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from emsmine.columns import SAMPLE_LINES, find_columns
+from emsmine.encoder.protocol import Encoder, checked_texts
+from emsmine.encoder.registry import load_encoder
+from emsmine.errors import ConfigError, InputError
+from emsmine.mining.neighbours import Neighbours
+from emsmine.mining.text.normalise import sanitise
+from emsmine.pipelines.configuration import build_settings
+from emsmine.pipelines.direct.declared import declared_languages
+from emsmine.pipelines.direct.mine import check_sides, choose_pairs, search_sides
+from emsmine.pipelines.direct.results import Pairs, Scores, SearchResult
+from emsmine.pipelines.direct.run_directory import Run
+from emsmine.pipelines.direct.score import Scored, collect_sides, read_bitext, score_vectors
+from emsmine.pipelines.direct.score import score as score_bitext
+from emsmine.pipelines.direct.sentences import Embedded, read_lines
+from emsmine.pipelines.direct.sides import (
+    Given,
+    Side,
+    are_vectors,
+    as_vectors,
+    check_different,
+    check_widths,
+    is_path,
+    one_side,
+    side_language,
+)
+from emsmine.pipelines.runner.prepare import output_path, run_options, run_settings
+from emsmine.pipelines.runner.progress import bars
+from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS, EncodeSettings, LangidSettings, Settings
+
+_ENCODER, _MAX_CHARS = EncodeSettings.encoder, LangidSettings.max_sentence_chars
+_Path = str | os.PathLike[str]
+
+
+def mine(
+    source: Given,
+    target: Given,
+    *,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+    encoder: str | os.PathLike[str] | Encoder = _ENCODER,
+    k: int = 4,
+    margin: str = "ratio",
+    retrieval: str = "max",
+    threshold: float | None = None,
+    cosine_floor: float | None = None,
+    max_sentence_chars: int = _MAX_CHARS,
+    device: str = "auto",
+    progress: bool = False,
+) -> Pairs:
+    """Mine translations from two sides, as `emsmine mine` does.
+
+    Args:
+        source: sentences, the name of a file with one a line, or vectors (float [N, D], or of `read_embeddings`).
+        target: the other side; it may come in another form.
+        source_lang: any code of its language. May be left out for vectors, and for a file named after it (`a.de`).
+        target_lang: the same for the other side.
+        encoder: a name such as `ems:default`, the folder of a model, or what `load_encoder` returned.
+        k: neighbours of a sentence.
+        margin: `ratio`, `distance` or `absolute`.
+        retrieval: `max`, `forward`, `backward` or `intersect`.
+        threshold: lowest margin of a pair; None: 1.2, for ratio margins only.
+        cosine_floor: lowest cosine of a pair; None: 0.35.
+        max_sentence_chars: longer sentences are left out, and counted.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: show bars if stderr is a terminal.
+
+    Returns:
+        Pairs, best first. Ids are places in the inputs, from 0 (of copies the first), or ids of `read_embeddings`;
+        texts are cleaned as on the command line, and "" for a side of vectors. `counts` tells what was left out.
+
+    Raises:
+        ConfigError: a setting or a language is wrong or missing.
+        InputError: a side has no usable sentence, a file cannot be read, or the vectors do not fit each other.
+    """
+    chosen = {"margin": margin, "retrieval": retrieval, "threshold": threshold, "cosine_floor": cosine_floor}
+    settings = _settings({"k": k}, chosen)
+    if source == "-" and target == "-":
+        raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
+    left = one_side("mine", "source", source, source_lang, max_sentence_chars)
+    right = one_side("mine", "target", target, target_lang, max_sentence_chars)
+    check_different("mine", left.lang, right.lang)
+    counts = check_sides((left.label, left.texts), (right.label, right.texts))
+    with bars(progress):
+        source_vectors, target_vectors = _embedded("mine", left, right, encoder, device)
+        found = choose_pairs(source_vectors, target_vectors, k=k, settings=settings.select, device=device)
+    best = found.pairs
+    table = pa.table(
+        {
+            "score": best.margin,
+            "margin": best.margin,
+            "cosine": best.cosine,
+            "suspicious": pa.array(found.marks, pa.string()),
+            "source_id": left.ids[best.source_ids],
+            "target_id": right.ids[best.target_ids],
+            "source": pa.array(left.texts_of(best.source_ids), pa.string()),
+            "target": pa.array(right.texts_of(best.target_ids), pa.string()),
+        }
+    )
+    return Pairs(table, counts | found.counts)
+
+
+def _settings(search: Mapping[str, Any], select: Mapping[str, Any]) -> Settings:
+    """Check settings as those of the command line; None stands for the default."""
+    tables = {"search": search, "select": {name: value for name, value in select.items() if value is not None}}
+    return build_settings({}, tables)
+
+
+def _loaded(encoder: str | os.PathLike[str] | Encoder, device: str) -> Encoder:
+    return load_encoder(encoder, device=device) if isinstance(encoder, str | os.PathLike) else encoder
+
+
+def _embedded(
+    command: str, left: Side, right: Side, encoder: str | os.PathLike[str] | Encoder, device: str
+) -> tuple[Embedded, Embedded]:
+    needed = left.texts is not None or right.texts is not None
+    loaded = _loaded(encoder, device) if needed else None
+    sides = left.embedded(loaded), right.embedded(loaded)
+    check_widths(command, *sides)
+    return sides
+
+
+def score(
+    source: Given,
+    target: Given | None = None,
+    *,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+    columns: tuple[int, int] | None = None,
+    encoder: str | os.PathLike[str] | Encoder = _ENCODER,
+    k: int = 4,
+    margin: str = "ratio",
+    max_sentence_chars: int = _MAX_CHARS,
+    device: str = "auto",
+    progress: bool = False,
+) -> Scores:
+    """Score the pairs of an existing bitext by margin, as `emsmine score` does.
+
+    Args:
+        source: sentences, a file with one a line, or vectors; or, without `target`, a file of TAB-separated columns.
+        target: what translates them, item by item.
+        source_lang: as in `mine`; the name of a file of columns may tell both (`de-en.tsv`).
+        target_lang: the same for the other side.
+        columns: of source and target in a file of columns, from 1, as in `--columns`; None: recognised.
+        encoder: as in `mine`.
+        k: neighbours of a sentence.
+        margin: `ratio`, `distance` or `absolute`.
+        max_sentence_chars: longer sentences have no score.
+        device: as in `mine`.
+        progress: show bars if stderr is a terminal.
+
+    Returns:
+        A row per pair, in the order of the input.
+
+    Raises:
+        ConfigError: a setting or a language is wrong or missing.
+        InputError: the sides differ in length, a side has no usable sentence, or a file cannot be read.
+    """
+    # The threshold decides nothing here, but every margin but ratio asks for one.
+    _settings({"k": k}, {"margin": margin, "threshold": 0.0})
+    with bars(progress):
+        if are_vectors(source) or are_vectors(target):
+            if target is None or not (are_vectors(source) and are_vectors(target)):
+                raise ConfigError("score: one side is vectors and the other is not; give both in the same form")
+            (left, _), (right, _) = as_vectors("score", "source", source), as_vectors("score", "target", target)
+            found = _score_vectors(left, right, k, margin, device)
+            return _scores(found, [""] * len(left), [""] * len(left))
+        if is_path(source) and (target is None or is_path(target)):
+            paths = [os.fspath(path) for path in (source, target) if isinstance(path, str | os.PathLike)]
+            langs = declared_languages("score", paths, source_lang, target_lang)
+            given = None if columns is None else (columns[0] - 1, columns[1] - 1)
+            bitext = read_bitext(paths, langs, max_sentence_chars, given)
+            found = score_bitext(_loaded(encoder, device), bitext, k=k, margin=margin, device=device)
+            return _scores(found, *(_column(bitext.lines, place) for place in bitext.chosen))
+        if target is None:
+            raise ConfigError("score: target is missing; give the sentences that translate the source, or a file")
+        return _score_lists(
+            (source, target),
+            (source_lang, target_lang),
+            max_sentence_chars,
+            _loaded(encoder, device),
+            k=k,
+            margin=margin,
+            device=device,
+        )
+
+
+def _column(lines: Sequence[bytes], place: int) -> list[str]:
+    cells = (line.split(b"\t") for line in lines)
+    return [sanitise(row[place].decode("utf-8", "replace")) if len(row) > place else "" for row in cells]
+
+
+def _score_vectors(left: Any, right: Any, k: int, margin: str, device: str) -> Scored:
+    _check_lengths(len(left), len(right))
+    sides = Embedded.of(left), Embedded.of(right)
+    check_widths("score", *sides)
+    places = range(len(left))
+    return score_vectors(*sides, places, places, {"lines": len(left)}, k, margin, device)
+
+
+def _score_lists(
+    given: tuple[Given, Given], langs: tuple[str | None, str | None], max_chars: int, encoder: Encoder, **how: Any
+) -> Scores:
+    columns: list[Sequence[bytes | str]] = []
+    codes = []
+    for name, side, lang in zip(("source", "target"), given, langs, strict=True):
+        path = os.fspath(side) if isinstance(side, str | os.PathLike) else None
+        codes.append(side_language("score", name, path, lang))
+        lines = list(read_lines(path)) if path is not None else checked_texts(side, f"score: {name}")  # type: ignore[arg-type]
+        columns.append(lines)
+    source, target = columns
+    check_different("score", *codes)
+    _check_lengths(len(source), len(target))
+    texts = [[sanitise(t if isinstance(t, str) else t.decode("utf-8", "replace")) for t in lines] for lines in columns]
+    # Two sides that are the same, or numbers, are no bitext.
+    joined = ("\t".join(row).encode("utf-8", "replace") for row in zip(*texts, strict=True))
+    find_columns(list(islice(joined, SAMPLE_LINES)), "score", (0, 1))
+    counts = Counter(lines=len(source))
+    names = ("the source sentences", "the target sentences")
+    left, right, found = collect_sides(
+        (source, target), (codes[0], codes[1]), max_chars, names, "the two lists", counts
+    )
+    sides = (
+        Side(names[0], codes[0], left, None, np.zeros(0, np.int64)).embedded(encoder),
+        Side(names[1], codes[1], right, None, np.zeros(0, np.int64)).embedded(encoder),
+    )
+    return _scores(score_vectors(*sides, left.places, right.places, found, **how), *texts)
+
+
+def _check_lengths(left: int, right: int) -> None:
+    if left != right:
+        raise InputError(f"score: {left} sources but {right} targets; item by item they must translate each other")
+
+
+def _scores(found: Scored, source: list[str], target: list[str]) -> Scores:
+    margins = pa.array(found.margins, from_pandas=True)
+    table = pa.table(
+        {
+            "id": np.arange(len(found.margins), dtype=np.int64),
+            "score": margins,
+            "margin": margins,
+            "cosine": pa.array(found.cosines, from_pandas=True),
+            "source": pa.array(source, pa.string()),
+            "target": pa.array(target, pa.string()),
+        }
+    )
+    return Scores(table, found.counts)
+
+
+def search(source: Given, target: Given, *, k: int = 4, device: str = "auto", progress: bool = False) -> SearchResult:
+    """Find the k nearest neighbours in both directions, exactly.
+
+    Args:
+        source: vectors, float [N, D]; they need not be of unit length. Or what `read_embeddings` returned.
+        target: the same of the other side.
+        k: neighbours per row; where the other side has fewer rows, the rest are missing.
+        device: as in `mine`; the result is the same everywhere.
+        progress: show bars if stderr is a terminal.
+
+    Returns:
+        Neighbours by row number, or by the ids of `read_embeddings`. A zero row, or one that is not finite, has no
+        neighbour and is none.
+
+    Raises:
+        ConfigError: k is less than 1.
+        InputError: these are no vectors, or of different widths.
+    """
+    _settings({"k": k}, {})
+    rows = [as_vectors("search", name, given) for name, given in (("source", source), ("target", target))]
+    sides = [Embedded.of(vectors) for vectors, _ in rows]
+    check_widths("search", sides[0], sides[1])
+    with bars(progress):
+        found = search_sides(sides[0], sides[1], k, device)
+    names = [ids for _, ids in rows]
+    parts = [
+        _whole(found.forward, sides[0], len(names[0]), names[1]),
+        _whole(found.backward, sides[1], len(names[1]), names[0]),
+    ]
+    return SearchResult(parts[0], parts[1], names[0], names[1])
+
+
+def _whole(found: Neighbours, side: Embedded, num_rows: int, names: Any) -> Neighbours:
+    """Give every row its neighbours, those without a vector none, by the names of the user."""
+    result = Neighbours.empty(num_rows, found.k)
+    result.cosine[side.ids] = found.cosine
+    result.ids[side.ids] = np.where(found.ids >= 0, names[found.ids] if len(names) else -1, -1)
+    return result
+
+
+def run(
+    inputs: _Path | Iterable[_Path] = (),
+    *,
+    output: _Path,
+    pairs: str | Iterable[str] = (),
+    config: _Path | None = None,
+    until: str = "export",
+    reuse: _Path | None = None,
+    redo: str | Iterable[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+    max_memory_gb: float | None = None,
+    max_gpu_memory_gb: float | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Run:
+    """Run the whole pipeline, as `emsmine run` does; what is done already is kept.
+
+    Args:
+        inputs: crawl files, folders of them, patterns (`crawl/*.warc.gz`, `**` for folders in folders) or URLs.
+        output: run directory.
+        pairs: language pairs, as in `["de-en", "en-zh"]` or `"de-en,en-zh"`.
+        config: TOML settings; all else that is given wins over them. None: those saved in `output`, if any.
+        until: the last stage to run.
+        reuse: an earlier run whose results are taken over; "" for none.
+        redo: stages to be done again, with all later ones.
+        workers: processes; None: one for each core.
+        device: as in `mine`.
+        max_memory_gb: GiB that a search may take.
+        max_gpu_memory_gb: the same on the GPU.
+        progress: show bars if stderr is a terminal.
+        settings: any setting of a stage by its name: `threshold=1.1`, `encoder="ems:default"`, `formats=["tsv"]`.
+
+    Returns:
+        The run directory: `pairs("de-en")`, `funnel()`, `rejects()`, `embeddings("de")`.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+        InputError: an input does not exist, or a pattern matches nothing.
+        StaleOutputError: `output` holds results of other settings or inputs, and `redo` does not name their stage.
+        TaskFailedError: tasks failed; those that ended well are kept.
+        DirectoryInUseError: another run holds `output`.
+    """
+    from emsmine.pipelines.runner.run import run_stages
+
+    if until not in STAGE_NAMES:
+        raise ConfigError(f"run: until {until!r} is no stage; stages: {', '.join(STAGE_NAMES)}")
+    folder = output_path(os.fspath(output))
+    chosen = run_settings(
+        folder,
+        None if config is None else os.fspath(config),
+        _expanded(inputs),
+        _words(pairs),
+        _overrides(settings),
+        None if reuse is None else os.fspath(reuse),
+    )
+    options = run_options(
+        os.cpu_count() or 1 if workers is None else workers, device, _words(redo), max_memory_gb, max_gpu_memory_gb
+    )
+    with bars(progress):
+        run_stages(folder, chosen, STAGE_NAMES[: STAGE_NAMES.index(until) + 1], options)
+    return Run(folder)
+
+
+def _words(given: str | Iterable[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _expanded(inputs: _Path | Iterable[_Path]) -> tuple[str, ...]:
+    """Replace patterns by what they match, sorted; each file once."""
+    found: dict[str, None] = {}
+    for given in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
+        path = os.fspath(given)
+        # A file of that very name is no pattern.
+        if "://" in path or not glob.has_magic(path) or os.path.lexists(path):
+            found[path] = None
+            continue
+        matches = sorted(glob.glob(path, recursive=True))
+        if not matches:
+            raise InputError(f"run: the pattern {path!r} matches no file in {os.getcwd()}; give files that are there")
+        found |= dict.fromkeys(matches)
+    return tuple(found)
+
+
+def _overrides(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Find the stage of each setting; a text for a list is read as on the command line."""
+    homes = {name: stage for stage, kind in STAGE_SETTINGS.items() for name in kind.__dataclass_fields__}
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        if name not in homes:
+            near = difflib.get_close_matches(name, homes, n=2)
+            hint = f"did you mean {' or '.join(near)}" if near else f"settings: {', '.join(homes)}"
+            raise ConfigError(f"run: there is no setting {name!r}; {hint}")
+        stage = homes[name]
+        if isinstance(STAGE_SETTINGS[stage].__dataclass_fields__[name].default, tuple) and isinstance(value, str):
+            value = tuple(word.strip() for word in value.split(",") if word.strip())
+        found.setdefault(stage, {})[name] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return found
