@@ -250,7 +250,8 @@ class OutputFile(io.BufferedWriter):
 
     def __init__(self, handle: int, path: str) -> None:
         super().__init__(_NamedFile(handle, path), 1 << 20)
-        self.path = path
+        self.path = Path(path)
+        self.root = self.path.parent
 
 
 @contextmanager

@@ -26,6 +26,7 @@ _COMMANDS = {
     "run": ("emsmine.pipelines.cli.run", "Run the whole pipeline: crawl files to a parallel corpus."),
     "mine": ("emsmine.pipelines.cli.mine", "Mine translations from two files of sentences."),
     "score": ("emsmine.pipelines.cli.score", "Score the pairs of an existing bitext by margin."),
+    "embed": ("emsmine.pipelines.cli.embed", "Turn a file of sentences into a file of vectors."),
     **{
         name: ("emsmine.pipelines.cli.run", f"Stage {number}: {stage.summary}.")
         for number, (name, stage) in enumerate(STAGES.items(), 1)

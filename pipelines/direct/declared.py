@@ -97,6 +97,30 @@ def _resolved(word: str) -> str | None:
         return None
 
 
+def declared_language(command: str, option: str, example: str, path: str | None, lang: str | None) -> str:
+    """Return the canonical language of one file, or of sentences in memory: as given, else as the file name tells.
+
+    Args:
+        command: for messages.
+        option: what the language is given by.
+        example: how.
+        path: the file; None for sentences in memory.
+        lang: code given by the user, or None.
+
+    Raises:
+        ConfigError: it is neither given nor told.
+        LanguageError: the code is no language.
+    """
+    if lang is not None:
+        return languages.resolve(lang)
+    guess = language_of_name(path) if path is not None else None
+    if guess is None:
+        why = "" if path is None else f": the file name does not end in a language, as a.de does ({path})"
+        raise ConfigError(f"{command}: {option} must be given, as in {example}{why}")
+    logger.info("%s: %s is %s, by the file name", command, path, languages.short(guess))
+    return guess
+
+
 def declared_languages(
     command: str, paths: Sequence[str], source_lang: str | None, target_lang: str | None
 ) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """One side of what is mined, scored or searched from Python: sentences, a file of them, or their vectors."""
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -12,11 +11,9 @@ import numpy.typing as npt
 from emsmine import languages
 from emsmine.encoder.protocol import Encoder, FloatArray, checked_texts, unit_rows
 from emsmine.errors import ConfigError, InputError
-from emsmine.pipelines.direct.declared import language_of_name
+from emsmine.pipelines.direct.declared import declared_language
 from emsmine.pipelines.direct.results import Embeddings
 from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
-
-logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[Any] | Embeddings
 Given = str | PathLike[str] | Iterable[str] | Vectors
@@ -94,20 +91,8 @@ def one_side(command: str, name: str, given: Given, lang: str | None, max_chars:
 
 
 def side_language(command: str, name: str, path: str | None, lang: str | None) -> str:
-    """Return the canonical language of a side: as given, else as the name of its file tells.
-
-    Raises:
-        ConfigError: it is neither given nor told.
-        LanguageError: the code is no language.
-    """
-    if lang is not None:
-        return languages.resolve(lang)
-    guess = language_of_name(path) if path is not None else None
-    if guess is None:
-        what = f"no file name tells it ({path})" if path is not None else "sentences do not tell it"
-        raise ConfigError(f"{command}: {name}_lang must be given, as in {name}_lang='de': {what}")
-    logger.info("%s: %s is %s, by the file name", command, path, languages.short(guess))
-    return guess
+    """Return the canonical language of a side, see `declared_language`."""
+    return declared_language(command, f"{name}_lang", f"{name}_lang='de'", path, lang)
 
 
 def check_different(command: str, left: str, right: str) -> None:

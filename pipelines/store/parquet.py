@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emsmine.errors import CorruptOutputError, InputError
+from emsmine.outputs import OutputFile
 from emsmine.pipelines.store.files import AtomicFile
 
 ROW_GROUP_ROWS = 16384
@@ -75,10 +76,10 @@ def _leaves(schema: Any) -> list[tuple[str, bool]]:
 
 
 class ParquetSink:
-    """Writes rows to an `AtomicFile` as Parquet, in a canonical form.
+    """Writes rows to a file as Parquet, in a canonical form.
 
     Args:
-        file: where the bytes go.
+        file: where the bytes go; an `OutputFile` is published by its own `with` block.
         schema: Arrow schema of the rows, with its metadata.
         counted: whether these rows are what the task passes on (see `TaskContext.writer`).
         row_group_rows: rows per row group; a group also ends before it would exceed 64 MiB of values.
@@ -88,7 +89,7 @@ class ParquetSink:
 
     def __init__(
         self,
-        file: AtomicFile,
+        file: AtomicFile | OutputFile,
         schema: Any,
         *,
         counted: bool = False,
@@ -176,7 +177,8 @@ class ParquetSink:
 
     def discard(self) -> None:
         """Drop the file and all rows."""
-        self.file.discard()
+        if isinstance(self.file, AtomicFile):
+            self.file.discard()
         self._writer.close()
 
 
