@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from emsmine import errors, languages
     from emsmine.encoder.protocol import Encoder
     from emsmine.encoder.registry import load_encoder
-    from emsmine.pipelines.direct.api import mine, run, score, search
+    from emsmine.pipelines.direct.api import mine, score, search
     from emsmine.pipelines.direct.results import Embeddings, Funnel, Pair, Pairs, Rejects, Scores, SearchResult
+    from emsmine.pipelines.direct.run import run
     from emsmine.pipelines.direct.run_directory import Run, read_embeddings
 
 __all__ = [
@@ -44,7 +45,8 @@ __all__ = [
 _HOMES = {
     "Encoder": "emsmine.encoder.protocol",
     "load_encoder": "emsmine.encoder.registry",
-    **dict.fromkeys(("mine", "run", "score", "search"), "emsmine.pipelines.direct.api"),
+    **dict.fromkeys(("mine", "score", "search"), "emsmine.pipelines.direct.api"),
+    "run": "emsmine.pipelines.direct.run",
     **dict.fromkeys(
         ("Embeddings", "Funnel", "Pair", "Pairs", "Rejects", "Scores", "SearchResult"),
         "emsmine.pipelines.direct.results",

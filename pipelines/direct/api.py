@@ -1,20 +1,18 @@
-"""The functions of `import emsmine`: mine, score, search and run, with the code of the command line and its results.
+"""The functions of `import emsmine`: mine, score and search, with the code of the command line and its results.
 
 Nothing is printed; messages go to `logging`, and bars are shown on a terminal if they are asked for.
 """
 
-import difflib
-import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from emsmine.columns import SAMPLE_LINES, find_columns
+from emsmine.columns import SAMPLE_LINES, find_columns, parse_columns
 from emsmine.encoder.protocol import Encoder, checked_texts
 from emsmine.encoder.registry import load_encoder
 from emsmine.errors import ConfigError, InputError
@@ -22,12 +20,11 @@ from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.text.normalise import sanitise
 from emsmine.pipelines.configuration import build_settings
 from emsmine.pipelines.direct.declared import declared_languages
-from emsmine.pipelines.direct.mine import check_sides, choose_pairs, search_sides
+from emsmine.pipelines.direct.mine import Chosen, check_sides, choose_pairs, search_sides
 from emsmine.pipelines.direct.results import Pairs, Scores, SearchResult
-from emsmine.pipelines.direct.run_directory import Run
 from emsmine.pipelines.direct.score import Scored, collect_sides, read_bitext, score_vectors
 from emsmine.pipelines.direct.score import score as score_bitext
-from emsmine.pipelines.direct.sentences import Embedded, read_lines
+from emsmine.pipelines.direct.sentences import Embedded, encode_usable, read_lines
 from emsmine.pipelines.direct.sides import (
     Given,
     Side,
@@ -39,12 +36,10 @@ from emsmine.pipelines.direct.sides import (
     one_side,
     side_language,
 )
-from emsmine.pipelines.runner.prepare import output_path, run_options, run_settings
-from emsmine.pipelines.runner.progress import bars
-from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS, EncodeSettings, LangidSettings, Settings
+from emsmine.pipelines.progress import bars
+from emsmine.pipelines.settings import EncodeSettings, LangidSettings, Settings
 
 _ENCODER, _MAX_CHARS = EncodeSettings.encoder, LangidSettings.max_sentence_chars
-_Path = str | os.PathLike[str]
 
 
 def mine(
@@ -90,15 +85,19 @@ def mine(
     """
     chosen = {"margin": margin, "retrieval": retrieval, "threshold": threshold, "cosine_floor": cosine_floor}
     settings = _settings({"k": k}, chosen)
-    if source == "-" and target == "-":
+    if is_path(source) and is_path(target) and source == target == "-":
         raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
     left = one_side("mine", "source", source, source_lang, max_sentence_chars)
     right = one_side("mine", "target", target, target_lang, max_sentence_chars)
     check_different("mine", left.lang, right.lang)
     counts = check_sides((left.label, left.texts), (right.label, right.texts))
     with bars(progress):
-        source_vectors, target_vectors = _embedded("mine", left, right, encoder, device)
-        found = choose_pairs(source_vectors, target_vectors, k=k, settings=settings.select, device=device)
+        vectors = _embedded("mine", left, right, encoder, device)
+        found = choose_pairs(*vectors, k=k, settings=settings.select, device=device)
+    return _pairs(found, left, right, counts)
+
+
+def _pairs(found: Chosen, left: Side, right: Side, counts: Mapping[str, int]) -> Pairs:
     best = found.pairs
     table = pa.table(
         {
@@ -112,7 +111,7 @@ def mine(
             "target": pa.array(right.texts_of(best.target_ids), pa.string()),
         }
     )
-    return Pairs(table, counts | found.counts)
+    return Pairs(table, {**counts, **found.counts})
 
 
 def _settings(search: Mapping[str, Any], select: Mapping[str, Any]) -> Settings:
@@ -173,31 +172,44 @@ def score(
     """
     # The threshold decides nothing here, but every margin but ratio asks for one.
     _settings({"k": k}, {"margin": margin, "threshold": 0.0})
+    how: dict[str, Any] = {"k": k, "margin": margin, "device": device}
     with bars(progress):
         if are_vectors(source) or are_vectors(target):
-            if target is None or not (are_vectors(source) and are_vectors(target)):
-                raise ConfigError("score: one side is vectors and the other is not; give both in the same form")
-            (left, _), (right, _) = as_vectors("score", "source", source), as_vectors("score", "target", target)
-            found = _score_vectors(left, right, k, margin, device)
-            return _scores(found, [""] * len(left), [""] * len(left))
-        if is_path(source) and (target is None or is_path(target)):
-            paths = [os.fspath(path) for path in (source, target) if isinstance(path, str | os.PathLike)]
-            langs = declared_languages("score", paths, source_lang, target_lang)
-            given = None if columns is None else (columns[0] - 1, columns[1] - 1)
-            bitext = read_bitext(paths, langs, max_sentence_chars, given)
-            found = score_bitext(_loaded(encoder, device), bitext, k=k, margin=margin, device=device)
-            return _scores(found, *(_column(bitext.lines, place) for place in bitext.chosen))
-        if target is None:
+            return _score_vectors(source, target, **how)
+        given, langs = (source,) if target is None else (source, target), (source_lang, target_lang)
+        if all(map(is_path, given)):
+            return _score_files(given, langs, columns, max_sentence_chars, _loaded(encoder, device), **how)
+        if len(given) < 2:
             raise ConfigError("score: target is missing; give the sentences that translate the source, or a file")
-        return _score_lists(
-            (source, target),
-            (source_lang, target_lang),
-            max_sentence_chars,
-            _loaded(encoder, device),
-            k=k,
-            margin=margin,
-            device=device,
-        )
+        return _score_lists(given, langs, max_sentence_chars, _loaded(encoder, device), **how)
+
+
+def _score_vectors(source: Given, target: Given | None, *, k: int, margin: str, device: str) -> Scores:
+    if target is None or not (are_vectors(source) and are_vectors(target)):
+        raise ConfigError("score: one side is vectors and the other is not; give both in the same form")
+    (left, _), (right, _) = as_vectors("score", "source", source), as_vectors("score", "target", target)
+    _check_lengths(len(left), len(right))
+    sides = Embedded.of(left), Embedded.of(right)
+    check_widths("score", *sides)
+    places = range(len(left))
+    found = score_vectors(*sides, places, places, {"lines": len(left)}, k, margin, device)
+    return _scores(found, [""] * len(left), [""] * len(left))
+
+
+def _score_files(
+    given: Sequence[Given],
+    langs: tuple[str | None, str | None],
+    columns: tuple[int, int] | None,
+    max_chars: int,
+    encoder: Encoder,
+    **how: Any,
+) -> Scores:
+    paths = [os.fspath(path) for path in given if isinstance(path, str | os.PathLike)]
+    codes = declared_languages("score", paths, *langs)
+    chosen = None if columns is None else parse_columns(",".join(map(str, columns)), "score: columns")
+    bitext = read_bitext(paths, codes, max_chars, chosen)
+    found = score_bitext(encoder, bitext, **how)
+    return _scores(found, *(_column(bitext.lines, place) for place in bitext.chosen))
 
 
 def _column(lines: Sequence[bytes], place: int) -> list[str]:
@@ -205,41 +217,32 @@ def _column(lines: Sequence[bytes], place: int) -> list[str]:
     return [sanitise(row[place].decode("utf-8", "replace")) if len(row) > place else "" for row in cells]
 
 
-def _score_vectors(left: Any, right: Any, k: int, margin: str, device: str) -> Scored:
-    _check_lengths(len(left), len(right))
-    sides = Embedded.of(left), Embedded.of(right)
-    check_widths("score", *sides)
-    places = range(len(left))
-    return score_vectors(*sides, places, places, {"lines": len(left)}, k, margin, device)
-
-
 def _score_lists(
-    given: tuple[Given, Given], langs: tuple[str | None, str | None], max_chars: int, encoder: Encoder, **how: Any
+    given: Sequence[Given], langs: tuple[str | None, str | None], max_chars: int, encoder: Encoder, **how: Any
 ) -> Scores:
     columns: list[Sequence[bytes | str]] = []
     codes = []
     for name, side, lang in zip(("source", "target"), given, langs, strict=True):
         path = os.fspath(side) if isinstance(side, str | os.PathLike) else None
         codes.append(side_language("score", name, path, lang))
-        lines = list(read_lines(path)) if path is not None else checked_texts(side, f"score: {name}")  # type: ignore[arg-type]
-        columns.append(lines)
-    source, target = columns
+        columns.append(list(read_lines(path)) if path is not None else checked_texts(side, f"score: {name}"))  # type: ignore[arg-type]
     check_different("score", *codes)
-    _check_lengths(len(source), len(target))
+    _check_lengths(*map(len, columns))
     texts = [[sanitise(t if isinstance(t, str) else t.decode("utf-8", "replace")) for t in lines] for lines in columns]
     # Two sides that are the same, or numbers, are no bitext.
     joined = ("\t".join(row).encode("utf-8", "replace") for row in zip(*texts, strict=True))
     find_columns(list(islice(joined, SAMPLE_LINES)), "score", (0, 1))
-    counts = Counter(lines=len(source))
     names = ("the source sentences", "the target sentences")
-    left, right, found = collect_sides(
-        (source, target), (codes[0], codes[1]), max_chars, names, "the two lists", counts
+    left, right, counts = collect_sides(
+        (columns[0], columns[1]),
+        (codes[0], codes[1]),
+        max_chars,
+        names,
+        "the two lists",
+        Counter(lines=len(columns[0])),
     )
-    sides = (
-        Side(names[0], codes[0], left, None, np.zeros(0, np.int64)).embedded(encoder),
-        Side(names[1], codes[1], right, None, np.zeros(0, np.int64)).embedded(encoder),
-    )
-    return _scores(score_vectors(*sides, left.places, right.places, found, **how), *texts)
+    sides = encode_usable(encoder, left), encode_usable(encoder, right)
+    return _scores(score_vectors(*sides, left.places, right.places, counts, **how), *texts)
 
 
 def _check_lengths(left: int, right: int) -> None:
@@ -300,103 +303,3 @@ def _whole(found: Neighbours, side: Embedded, num_rows: int, names: Any) -> Neig
     result.cosine[side.ids] = found.cosine
     result.ids[side.ids] = np.where(found.ids >= 0, names[found.ids] if len(names) else -1, -1)
     return result
-
-
-def run(
-    inputs: _Path | Iterable[_Path] = (),
-    *,
-    output: _Path,
-    pairs: str | Iterable[str] = (),
-    config: _Path | None = None,
-    until: str = "export",
-    reuse: _Path | None = None,
-    redo: str | Iterable[str] = (),
-    workers: int | None = None,
-    device: str = "auto",
-    max_memory_gb: float | None = None,
-    max_gpu_memory_gb: float | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> Run:
-    """Run the whole pipeline, as `emsmine run` does; what is done already is kept.
-
-    Args:
-        inputs: crawl files, folders of them, patterns (`crawl/*.warc.gz`, `**` for folders in folders) or URLs.
-        output: run directory.
-        pairs: language pairs, as in `["de-en", "en-zh"]` or `"de-en,en-zh"`.
-        config: TOML settings; all else that is given wins over them. None: those saved in `output`, if any.
-        until: the last stage to run.
-        reuse: an earlier run whose results are taken over; "" for none.
-        redo: stages to be done again, with all later ones.
-        workers: processes; None: one for each core.
-        device: as in `mine`.
-        max_memory_gb: GiB that a search may take.
-        max_gpu_memory_gb: the same on the GPU.
-        progress: show bars if stderr is a terminal.
-        settings: any setting of a stage by its name: `threshold=1.1`, `encoder="ems:default"`, `formats=["tsv"]`.
-
-    Returns:
-        The run directory: `pairs("de-en")`, `funnel()`, `rejects()`, `embeddings("de")`.
-
-    Raises:
-        ConfigError: a setting is unknown or wrong.
-        InputError: an input does not exist, or a pattern matches nothing.
-        StaleOutputError: `output` holds results of other settings or inputs, and `redo` does not name their stage.
-        TaskFailedError: tasks failed; those that ended well are kept.
-        DirectoryInUseError: another run holds `output`.
-    """
-    from emsmine.pipelines.runner.run import run_stages
-
-    if until not in STAGE_NAMES:
-        raise ConfigError(f"run: until {until!r} is no stage; stages: {', '.join(STAGE_NAMES)}")
-    folder = output_path(os.fspath(output))
-    chosen = run_settings(
-        folder,
-        None if config is None else os.fspath(config),
-        _expanded(inputs),
-        _words(pairs),
-        _overrides(settings),
-        None if reuse is None else os.fspath(reuse),
-    )
-    options = run_options(
-        os.cpu_count() or 1 if workers is None else workers, device, _words(redo), max_memory_gb, max_gpu_memory_gb
-    )
-    with bars(progress):
-        run_stages(folder, chosen, STAGE_NAMES[: STAGE_NAMES.index(until) + 1], options)
-    return Run(folder)
-
-
-def _words(given: str | Iterable[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
-
-
-def _expanded(inputs: _Path | Iterable[_Path]) -> tuple[str, ...]:
-    """Replace patterns by what they match, sorted; each file once."""
-    found: dict[str, None] = {}
-    for given in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
-        path = os.fspath(given)
-        # A file of that very name is no pattern.
-        if "://" in path or not glob.has_magic(path) or os.path.lexists(path):
-            found[path] = None
-            continue
-        matches = sorted(glob.glob(path, recursive=True))
-        if not matches:
-            raise InputError(f"run: the pattern {path!r} matches no file in {os.getcwd()}; give files that are there")
-        found |= dict.fromkeys(matches)
-    return tuple(found)
-
-
-def _overrides(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Find the stage of each setting; a text for a list is read as on the command line."""
-    homes = {name: stage for stage, kind in STAGE_SETTINGS.items() for name in kind.__dataclass_fields__}
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        if name not in homes:
-            near = difflib.get_close_matches(name, homes, n=2)
-            hint = f"did you mean {' or '.join(near)}" if near else f"settings: {', '.join(homes)}"
-            raise ConfigError(f"run: there is no setting {name!r}; {hint}")
-        stage = homes[name]
-        if isinstance(STAGE_SETTINGS[stage].__dataclass_fields__[name].default, tuple) and isinstance(value, str):
-            value = tuple(word.strip() for word in value.split(",") if word.strip())
-        found.setdefault(stage, {})[name] = os.fspath(value) if isinstance(value, os.PathLike) else value
-    return found

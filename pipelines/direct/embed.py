@@ -22,7 +22,7 @@ from emsmine.mining.text.normalise import dedup_key, hash128, sanitise
 from emsmine.outputs import OutputFile, open_output
 from emsmine.pipelines.direct.declared import check_languages
 from emsmine.pipelines.direct.sentences import read_lines
-from emsmine.pipelines.runner.progress import Progress
+from emsmine.pipelines.progress import Progress
 from emsmine.pipelines.store.parquet import ParquetSink
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary
 

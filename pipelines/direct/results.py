@@ -1,6 +1,6 @@
 """What the functions of the Python interface return: small frozen objects that turn into Arrow, pandas and lists."""
 
-import importlib.util
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -32,8 +32,10 @@ class Result:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        if importlib.util.find_spec("pandas") is None:
-            raise MissingDependencyError("to_pandas: pandas is not installed; run: pip install pandas")
+        try:
+            importlib.import_module("pandas")
+        except ImportError:
+            raise MissingDependencyError("to_pandas: pandas is not installed; run: pip install pandas") from None
         return self.to_arrow().to_pandas()
 
     def to_list(self) -> list[dict[str, Any]]:
