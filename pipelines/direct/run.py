@@ -8,8 +8,8 @@ from typing import Any
 
 from emsmine.errors import ConfigError, InputError
 from emsmine.pipelines.direct.run_directory import Run
-from emsmine.pipelines.runner.prepare import output_path, run_options, run_settings
 from emsmine.pipelines.progress import bars
+from emsmine.pipelines.runner.prepare import output_path, run_options, run_settings
 from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS
 
 _Path = str | os.PathLike[str]
