@@ -87,7 +87,7 @@ FRONT_DOOR = "emsmine/__init__.py"
 
 LAZY = {
     # A command loads what it needs when it is called.
-    "pipelines/cli": {"pipelines/bootstrap", "pipelines/planning", "pipelines/progress"},
+    "pipelines/cli": {"pipelines/bootstrap", "pipelines/planning", "pipelines/progress", "pipelines/store"},
     # Only remote files need it.
     "pipelines/store": {"pipelines/readers"},
 }
