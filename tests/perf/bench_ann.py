@@ -132,7 +132,8 @@ def measure_approximate(
     from emsmine.mining.approximate.audit import neighbour_recall
     from emsmine.mining.approximate.build import IndexBuilder, training_rows
     from emsmine.mining.approximate.search import ApproximateIndex
-    from emsmine.mining.exact.search import Neighbours, merge, search_both
+    from emsmine.mining.exact.search import search_both
+    from emsmine.mining.neighbours import Neighbours, merge
 
     recalls, efforts = [], []
     dim = stored["source"].shape[1]
