@@ -53,7 +53,7 @@ from emsmine.pipelines.settings import STAGE_NAMES
 from emsmine.pipelines.stages import load_stage
 from emsmine.pipelines.stages.ingest import expand_inputs
 from emsmine.pipelines.store import inside
-from emsmine.pipelines.store.earlier import share_steps
+from emsmine.pipelines.store.adopt import adopt_steps
 from emsmine.pipelines.store.files import hash_file, is_temporary, new_attempt, write_atomically
 from emsmine.pipelines.store.lock import run_lock
 from emsmine.pipelines.store.store import Store
@@ -257,7 +257,7 @@ def _mine(shared: _Bootstrap, folder: Path, encoder: str) -> dict[str, dict[str,
     mine = shared.config.mine
     settings = dataclasses.replace(mine, encode=dataclasses.replace(mine.encode, encoder=encoder))
     steps = [(stage, step.name) for stage in _TEXT_STAGES for step in load_stage(stage).steps]
-    share_steps(Store(shared.output / "text"), folder / "run", steps)
+    adopt_steps(Store(shared.output / "text"), folder / "run", steps)
     run_stages(folder / "run", settings, _ROUND_STAGES, shared.options.run)
     counts = {}
     for pair in mine.pairs:

@@ -6,18 +6,15 @@ the earlier run are inputs of tasks by their absolute path and hash, like crawl 
 """
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emsmine.errors import ConfigError
 from emsmine.pipelines.settings import STAGE_NAMES, Settings
-from emsmine.pipelines.store import inside, layout
-from emsmine.pipelines.store.files import AtomicFile, make_directory, new_attempt, sync_folders_of, temporary_path
+from emsmine.pipelines.store import inside
+from emsmine.pipelines.store.adopt import adopt
 from emsmine.pipelines.store.layout import pair_folder
-from emsmine.pipelines.store.publish import find_task_manifest, publish_task
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import FileRef, TaskSpec
 
@@ -211,7 +208,7 @@ def check_encoder(settings: Settings, fingerprint: str) -> None:
 
 
 def adopt_finished(store: Store, settings: Settings, specs: list[TaskSpec]) -> list[TaskSpec]:
-    """Copy the results of tasks that the earlier run has done already, under the very same fingerprint.
+    """Take over the results of tasks that the earlier run has done already, under the very same fingerprint.
 
     Args:
         store: this run.
@@ -223,95 +220,10 @@ def adopt_finished(store: Store, settings: Settings, specs: list[TaskSpec]) -> l
     """
     if not settings.reuse or is_gone(settings):
         return specs
-    left = [spec for spec in specs if not _adopt(store.root, Path(settings.reuse), spec)]
+    left = [spec for spec in specs if not adopt(store.root, Path(settings.reuse), spec)]
     if len(left) < len(specs):
         name = f"{specs[0].stage}.{specs[0].step}"
         logger.info(
             "%s: %d of %d tasks are taken over from %s", name, len(specs) - len(left), len(specs), settings.reuse
         )
     return left
-
-
-def _adopt(root: Path, earlier: Path, spec: TaskSpec) -> bool:
-    manifest = find_task_manifest(earlier, spec.stage, spec.step, spec.partition)
-    if manifest is None or manifest.fingerprint != spec.fingerprint():
-        return False
-    attempt = new_attempt()
-    files: dict[str, AtomicFile] = {}
-    try:
-        for output in manifest.outputs:
-            files[output.path] = file = AtomicFile(root / output.path, attempt, output.rows, root=root)
-            if inside.exists(earlier, output.path):
-                with inside.open_to_read(earlier, output.path) as source:
-                    shutil.copyfileobj(source, file)
-            file.close()
-            if file.sha256() != output.sha256:
-                path = earlier / output.path
-                logger.warning("%s is damaged or missing; the task %s is run again here", path, spec.task_id)
-                return False
-        publish_task(root, manifest, files, attempt)
-    finally:
-        for file in files.values():
-            file.discard()
-    return True
-
-
-def share_steps(source: Store, target: Path, steps: Sequence[tuple[str, str]]) -> None:
-    """Link the results of finished steps into another run directory, manifests last.
-
-    Published files are never written to, only replaced, so both directories may hold the same file by a hard link;
-    where the file system has none it is copied. Whoever reads them compares their hashes with the manifests. Call it
-    under the locks of both directories, or of what holds both.
-
-    Args:
-        source: where the steps are finished.
-        target: run directory; created if missing.
-        steps: names of stage and step, in the order in which they run.
-
-    Raises:
-        InputError: a step is not finished.
-        CorruptOutputError: a manifest is missing or damaged.
-    """
-    for stage, step in steps:
-        manifests = source.manifests(stage, step)
-        outputs = [output.path for manifest in manifests for output in manifest.outputs]
-        records = [layout.task_manifest_path(stage, step, manifest.spec.partition) for manifest in manifests]
-        for paths in (outputs, records, [layout.step_manifest_path(stage, step)]):
-            for path in paths:
-                _share(source.root, target, path)
-            sync_folders_of(target, paths)
-
-
-def _share(source: Path, target: Path, path: str) -> None:
-    """Link or copy one file, known by the same path in both directories."""
-    make_directory(target)
-    if _same(source, target, path):
-        return
-    inside.make_folders(target, path.rpartition("/")[0])
-    temporary = temporary_path(Path(path), new_attempt()).as_posix()
-    if inside.link(source, path, target, temporary):
-        inside.replace(target, temporary, path)
-        return
-    file = AtomicFile(target / path, new_attempt(), root=target)
-    try:
-        with inside.open_to_read(source, path) as stream:
-            shutil.copyfileobj(stream, file)
-        file.close()
-        file.publish()
-    finally:
-        file.discard()
-
-
-def _same(source: Path, target: Path, path: str) -> bool:
-    """Tell a file that needs no linking. To replace a name by another of the same file would do nothing at all."""
-    try:
-        there = inside.file_stat(target, path)
-    except FileNotFoundError:
-        return False
-    here = inside.file_stat(source, path)
-    if os.path.samestat(here, there):
-        return True
-    if path.endswith(".json"):
-        return inside.read_bytes(source, path) == inside.read_bytes(target, path)
-    # The hash of a copy is verified when it is read.
-    return here.st_size == there.st_size

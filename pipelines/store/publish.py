@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from emsmine.errors import CorruptOutputError, ForeignPathError
 from emsmine.pipelines.store import inside, layout
@@ -79,7 +80,15 @@ def remove_step_manifest(root: Path, stage: str, step: str) -> None:
         sync_folders_of(root, [path])
 
 
-def publish_task(root: Path, manifest: TaskManifest, files: Mapping[str, AtomicFile], attempt: str) -> TaskManifest:
+class Unpublished(Protocol):
+    """A complete file under a temporary name."""
+
+    def publish(self) -> None:
+        """Give the file its name, replacing what was there."""
+        ...
+
+
+def publish_task(root: Path, manifest: TaskManifest, files: Mapping[str, Unpublished], attempt: str) -> TaskManifest:
     """Make the files of a finished task visible, the manifest last.
 
     Args:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from emsmine.pipelines.bootstrap.report import Round, best_round, build_report, 
 from emsmine.pipelines.bootstrap.tokenizer import tokenizer_sample, train_shared_tokenizer
 from emsmine.pipelines.settings import STAGE_NAMES
 from emsmine.pipelines.stages import load_stage
-from emsmine.pipelines.store.earlier import share_steps
+from emsmine.pipelines.store.adopt import adopt_steps
 from emsmine.pipelines.store.files import hash_file
 from emsmine.pipelines.store.store import Store
 
@@ -337,7 +338,7 @@ def test_the_table_says_what_each_round_did() -> None:
 
 def test_stages_are_shared_without_a_second_copy(finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
-    share_steps(Store(finished), target, TEXT_STEPS)
+    adopt_steps(Store(finished), target, TEXT_STEPS)
     shared = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     folders = ("documents", "signatures", "duplicates", "distinct", "segments", "sentences", "occurrences")
     manifests = [f"manifests/{stage}." for stage in TEXT_STAGES]
@@ -346,7 +347,9 @@ def test_stages_are_shared_without_a_second_copy(finished: Path, tmp_path: Path)
     everything = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert shared == {name for name in everything if name.startswith(wanted)}
     assert any(name.startswith("rejects/") for name in shared)
-    assert all(os.path.samefile(finished / name, target / name) for name in shared)
+    outputs = [name for name in shared if not name.startswith("manifests/")]
+    assert all(os.path.samefile(finished / name, target / name) for name in outputs)
+    assert all((finished / name).read_bytes() == (target / name).read_bytes() for name in shared)
     store = Store(target)
     for stage, step in (("ingest", "read"), ("dedup", "apply"), ("langid", "distinct")):
         assert all(store.status(manifest.spec, verify=True) == "done" for manifest in store.manifests(stage, step))
@@ -361,7 +364,7 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    share_steps(Store(finished), target, TEXT_STEPS)
+    adopt_steps(Store(finished), target, TEXT_STEPS)
     monkeypatch.undo()
     before = kit.tree(target)
     copy = target / "documents" / "00000.parquet"
@@ -370,7 +373,7 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
     copy.write_bytes(copy.read_bytes()[:100])
     (target / "manifests" / "langid.distinct.json").write_text("{}", encoding="utf-8")
     (target / "manifests" / "dedup.apply.json").unlink()
-    share_steps(Store(finished), target, TEXT_STEPS)
+    adopt_steps(Store(finished), target, TEXT_STEPS)
     assert kit.tree(target) == before
     assert (target / "documents" / "00001.parquet").stat().st_ino == kept
     assert not [path for path in target.rglob(".tmp-*")]
@@ -378,4 +381,19 @@ def test_sharing_again_mends_what_is_missing_and_keeps_the_rest(
 
 def test_a_stage_that_is_not_finished_cannot_be_shared(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ingest\.read is not finished"):
-        share_steps(Store(tmp_path / "nothing"), tmp_path / "run", TEXT_STEPS)
+        adopt_steps(Store(tmp_path / "nothing"), tmp_path / "run", TEXT_STEPS)
+
+
+def test_a_damaged_file_is_not_shared(finished: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(finished, source)
+    path = source / "documents" / "00000.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        CorruptOutputError, match=r"ingest\.read/00000: its files in .* are damaged; see emsmine verify"
+    ):
+        adopt_steps(Store(source), target, TEXT_STEPS)
+    assert not (target / "documents" / "00000.parquet").exists()
+    assert not [path for path in target.rglob(".tmp-*")]
