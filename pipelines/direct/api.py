@@ -84,7 +84,7 @@ def mine(
         InputError: a side has no usable sentence, a file cannot be read, or the vectors do not fit each other.
     """
     chosen = {"margin": margin, "retrieval": retrieval, "threshold": threshold, "cosine_floor": cosine_floor}
-    settings = _settings({"k": k}, chosen)
+    settings = _settings(k, chosen, max_sentence_chars)
     if is_path(source) and is_path(target) and source == target == "-":
         raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
     left = one_side("mine", "source", source, source_lang, max_sentence_chars)
@@ -114,10 +114,11 @@ def _pairs(found: Chosen, left: Side, right: Side, counts: Mapping[str, int]) ->
     return Pairs(table, {**counts, **found.counts})
 
 
-def _settings(search: Mapping[str, Any], select: Mapping[str, Any]) -> Settings:
+def _settings(k: int, select: Mapping[str, Any], max_sentence_chars: int = _MAX_CHARS) -> Settings:
     """Check settings as those of the command line; None stands for the default."""
-    tables = {"search": search, "select": {name: value for name, value in select.items() if value is not None}}
-    return build_settings({}, tables)
+    given = {name: value for name, value in select.items() if value is not None}
+    langid = {"max_sentence_chars": max_sentence_chars}
+    return build_settings({}, {"search": {"k": k}, "select": given, "langid": langid})
 
 
 def _loaded(encoder: str | os.PathLike[str] | Encoder, device: str) -> Encoder:
@@ -171,7 +172,7 @@ def score(
         InputError: the sides differ in length, a side has no usable sentence, or a file cannot be read.
     """
     # The threshold decides nothing here, but every margin but ratio asks for one.
-    _settings({"k": k}, {"margin": margin, "threshold": 0.0})
+    _settings(k, {"margin": margin, "threshold": 0.0}, max_sentence_chars)
     how: dict[str, Any] = {"k": k, "margin": margin, "device": device}
     with bars(progress):
         if are_vectors(source) or are_vectors(target):
@@ -283,7 +284,7 @@ def search(source: Given, target: Given, *, k: int = 4, device: str = "auto", pr
         ConfigError: k is less than 1.
         InputError: these are no vectors, or of different widths.
     """
-    _settings({"k": k}, {})
+    _settings(k, {})
     rows = [as_vectors("search", name, given) for name, given in (("source", source), ("target", target))]
     sides = [Embedded.of(vectors) for vectors, _ in rows]
     check_widths("search", sides[0], sides[1])

@@ -85,7 +85,8 @@ def _expanded(inputs: _Path | Iterable[_Path]) -> tuple[str, ...]:
         if "://" in path or not glob.has_magic(path) or os.path.lexists(path):
             found[path] = None
             continue
-        matches = sorted(glob.glob(path, recursive=True))
+        # `nowhere/**` matches a folder that does not exist.
+        matches = sorted(filter(os.path.lexists, glob.glob(path, recursive=True)))
         if not matches:
             raise InputError(f"run: the pattern {path!r} matches no file in {os.getcwd()}; give files that are there")
         found |= dict.fromkeys(matches)

@@ -104,7 +104,12 @@ def run_options(
         redo: stages, several in one word separated by commas.
         max_memory_gb: GiB that a search may take.
         max_gpu_memory_gb: the same on the GPU.
+
+    Raises:
+        ConfigError: fewer than one worker.
     """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
     from emsmine.pipelines.planning.machine import SearchLimits
     from emsmine.pipelines.runner.run import RunOptions
     from emsmine.pipelines.store.tasks import Runtime

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from emsmine.errors import ConfigError
-from emsmine.outputs import check_output_folder, check_outputs, is_same_file, write_output
+from emsmine.outputs import check_output_folder, check_outputs, is_same_file, open_output, write_output
 
 TEXT = "1.2\tä\tb\n".encode() * 1000
 UNPACK: dict[str, Callable[[bytes], bytes]] = {
@@ -222,3 +222,53 @@ def test_results_never_lie_among_the_inputs(
         return
     with pytest.raises(ConfigError, match="name another folder for the results"):
         check_output_folder("run", "--output", folder, [path], ["export", "checkpoint-*"])
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_is_written_piece_by_piece_appears_at_the_end(tmp_path: Path, exists: bool) -> None:
+    target, link = tmp_path / "data/out.bin", tmp_path / "link.bin"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    if exists:
+        target.write_bytes(b"old")
+        target.chmod(0o640)
+    with open_output(str(link)) as stream:
+        for _ in range(300):
+            stream.write(TEXT)
+        assert (target.read_bytes() if exists else target.exists()) == (b"old" if exists else False)
+        stream.seek(0)
+        stream.write(b"9")
+    assert target.read_bytes() == b"9" + (TEXT * 300)[1:]
+    assert link.is_symlink()
+    assert [path.name for path in target.parent.iterdir()] == ["out.bin"]
+    assert not exists or stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_what_is_written_piece_by_piece_is_dropped_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+
+    def fill(error: Exception | None) -> None:
+        with open_output(str(path)) as stream:
+            stream.write(TEXT * 300)
+            if error:
+                raise error
+
+    # An error that is not one of this file keeps its own name.
+    for error in (ValueError("x"), OSError(errno.EIO, "Input/output error", "input.de")):
+        with pytest.raises(type(error)) as caught:
+            fill(error)
+        assert caught.value is error
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, lambda *args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+            with pytest.raises(OSError, match="No space") as full:
+                fill(None)
+        assert full.value.filename == str(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["out.bin"]
+    assert path.read_bytes() == b"old"
+    with pytest.raises(OSError, match="No space") as full, open_output("/dev/full") as stream:
+        stream.write(TEXT * 300)
+    assert full.value.filename == "/dev/full"
