@@ -391,9 +391,7 @@ def test_a_damaged_file_is_not_shared(finished: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        CorruptOutputError, match=r"ingest\.read/00000: its files in .* are damaged; see emsmine ver"
-    ):
+    with pytest.raises(CorruptOutputError, match=r"ingest\.read/00000: its files in .* are damaged; see emsmine ver"):
         adopt_steps(Store(source), target, TEXT_STEPS)
     assert not (target / "documents" / "00000.parquet").exists()
     assert not [path for path in target.rglob(".tmp-*")]
