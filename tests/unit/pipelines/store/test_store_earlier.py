@@ -90,7 +90,7 @@ def test_a_damaged_task_is_run_again(copied: Path, whole: Path, files: list[Path
     result = kit.run(files, tmp_path / "new", "--reuse", copied, pairs=PAIR)
     assert result.code == 0, result.err
     assert "documents/00000.parquet is damaged or missing; the task ingest.read/00000 is not taken over" in result.err
-    assert "signatures/00000.parquet is damaged or missing; the task dedup.sign/00000 is run again" in result.err
+    assert "signatures/00000.parquet is damaged or missing; the task dedup.sign/00000 is not taken over" in result.err
     assert corpus(tmp_path / "new") == corpus(whole)
 
 
