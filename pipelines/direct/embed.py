@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from emsmine import languages
-from emsmine.encoder.protocol import Encoder, FloatArray
+from emsmine.encoder.protocol import Encoder, FloatArray, usable_rows
 from emsmine.errors import ConfigError
 from emsmine.mining.text.normalise import dedup_key, hash128, sanitise
 from emsmine.outputs import OutputFile, open_output
@@ -197,7 +197,7 @@ def _encoded(
     vectors = encoder.encode(texts, lang=lang)
     is_empty = np.array([not text for text in texts])
     finite = np.isfinite(vectors).all(axis=1)
-    usable: npt.NDArray[np.bool_] = finite & (vectors != 0).any(axis=1) & ~is_empty
+    usable: npt.NDArray[np.bool_] = usable_rows(vectors) & ~is_empty
     counts.update(
         empty=int(is_empty.sum()),
         non_finite_vector=int((~finite & ~is_empty).sum()),

@@ -79,8 +79,8 @@ def plan_reuse(request: SearchRequest, settings: Settings, folder: Path | None) 
     if "://" not in settings.reuse:
         settings = dataclasses.replace(settings, reuse=os.path.abspath(settings.reuse))
     # A run that is planned only is none of those that are there.
-    check_reuse(folder or Path(settings.reuse, "planned"), settings, ("encode", "search"))
-    if is_gone(settings):
+    check_reuse(folder or Path(settings.reuse, "planned"), settings.reuse, ("encode", "search"))
+    if is_gone(settings.reuse):
         return None
     names = {pair: pair for pair in request.pairs}
     if folder is None:

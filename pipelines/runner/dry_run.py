@@ -67,7 +67,7 @@ def preview(root: Path, settings: Settings, stages: Sequence[str], options: RunO
         ConfigError, ModelError, InputError: as `run_stages`, before it does anything.
         ForeignPathError: the directory holds links, or manifests with paths that lead out of it.
     """
-    check_reuse(root, settings, stages, options.redo)
+    check_reuse(root, settings.reuse, stages, redone_stages(options))
     check_settings(settings, stages, options)
     look = _Look(PlanContext(Store(root), settings), options)
     redone = redone_stages(options)

@@ -71,7 +71,7 @@ def run_stages(root: Path, settings: Settings, stages: Sequence[str], options: R
         StaleOutputError: results of other settings or inputs are there and `redo` does not name their stage.
         TaskFailedError: tasks failed; those that ended well are kept.
     """
-    check_reuse(root, settings, stages, options.redo)
+    check_reuse(root, settings.reuse, stages, redone_stages(options))
     check_settings(settings, stages, options)
     with run_lock(root, "run"):
         store = Store(root)
@@ -134,8 +134,9 @@ def _save_settings(context: PlanContext) -> None:
 
 
 def redone_stages(options: RunOptions) -> tuple[str, ...]:
-    """Return the stages whose results go: those named by `redo`, and all later ones."""
-    return STAGE_NAMES[min(map(STAGE_NAMES.index, options.redo)) :] if options.redo else ()
+    """Return the stages whose results go: those named by `redo`, and all later ones; unknown ones do not count."""
+    named = [STAGE_NAMES.index(name) for name in options.redo if name in STAGE_NAMES]
+    return STAGE_NAMES[min(named) :] if named else ()
 
 
 def _redo(store: Store, options: RunOptions) -> None:
@@ -153,7 +154,7 @@ def _run_stage(stage: Stage, context: PlanContext, options: RunOptions, workers:
         if pending:
             _save_settings(context)
         if pending and not options.redo:
-            pending = adopt_finished(context.store, context.settings, pending)
+            pending = adopt_finished(context.store, context.settings.reuse, pending)
         _run_step(step, specs, pending, context, workers)
 
 

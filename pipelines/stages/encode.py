@@ -40,7 +40,7 @@ def check(settings: Settings, runtime: Runtime) -> None:
         # What an encoder prepares at its first sentence (a precision, a word splitter) would else fail stages later.
         for lang in settings.languages:
             encoder.encode(["1"], lang=lang)
-    check_encoder(settings, encoder.fingerprint())
+    check_encoder(settings.reuse, settings.encode.encoder, encoder.fingerprint())
 
 
 def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
@@ -60,9 +60,9 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 def _reused(context: PlanContext, lang: str, number: int, partitions: int, partition: str) -> tuple[FileRef, ...]:
     """List sentences and vectors, by turns, of the shards of the earlier run that share sentences with this one."""
-    if is_gone(context.settings):
+    if is_gone(context.settings.reuse):
         return recorded(context.store, "encode", "encode", partition)
-    earlier = earlier_run(context.settings)
+    earlier = earlier_run(context.settings.reuse)
     shards = earlier.shards(lang) if earlier else []
     return tuple(
         ref for shard in shards if shard.overlaps(number, partitions) for ref in (shard.sentences, shard.vectors)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emsmine.errors import ConfigError
-from emsmine.pipelines.settings import STAGE_NAMES, Settings
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.adopt import adopt
 from emsmine.pipelines.store.layout import pair_folder
@@ -134,14 +133,14 @@ class EarlierRun:
         return searched == stored and usable == len(stored)
 
 
-def earlier_run(settings: Settings) -> EarlierRun | None:
-    """Open the run that `reuse` names; None if it names none."""
-    return EarlierRun(settings.reuse) if settings.reuse else None
+def earlier_run(reuse: str) -> EarlierRun | None:
+    """Open the run that the setting `reuse` names; None if it names none."""
+    return EarlierRun(reuse) if reuse else None
 
 
-def is_gone(settings: Settings) -> bool:
-    """Whether the run that `reuse` names is not there (any more)."""
-    return bool(settings.reuse) and not Path(settings.reuse, "manifests").is_dir()
+def is_gone(reuse: str) -> bool:
+    """Whether the run that the setting `reuse` names is not there (any more)."""
+    return bool(reuse) and not Path(reuse, "manifests").is_dir()
 
 
 def recorded(store: Store, stage: str, step: str, partition: str) -> tuple[FileRef, ...]:
@@ -150,80 +149,77 @@ def recorded(store: Store, stage: str, step: str, partition: str) -> tuple[FileR
     return tuple(ref for ref in inputs if Path(ref.path).is_absolute())
 
 
-def check_reuse(root: Path, settings: Settings, stages: Sequence[str], redo: Sequence[str] = ()) -> None:
+def check_reuse(root: Path, reuse: str, stages: Sequence[str], redone: Sequence[str] = ()) -> None:
     """Refuse an earlier run that cannot be used, before anything is done.
 
     Args:
         root: run directory.
-        settings: all settings.
+        reuse: the setting; "" for none.
         stages: stages that are to run.
-        redo: stages whose results are removed first, with those of all later stages.
+        redone: stages whose results are removed first.
 
     Raises:
         ConfigError: it is a URL, the run directory itself, missing, or has no vectors yet. One that is gone is
             accepted where all that was taken from it is finished.
     """
-    if not settings.reuse:
+    if not reuse:
         return
-    where = f"reuse: {settings.reuse}"
-    if "://" in settings.reuse:
+    where = f"reuse: {reuse}"
+    if "://" in reuse:
         raise ConfigError(f"{where} is a URL; an earlier run must be a local directory: copy it here first")
-    if Path(settings.reuse).resolve() == root.resolve():
+    if Path(reuse).resolve() == root.resolve():
         raise ConfigError(
             f"{where} is the output directory itself, which is continued anyway; name another --output for the new "
             "run, or leave --reuse out"
         )
     needed = {stage: step for stage, step in _LAST_STEPS.items() if stage in stages}
-    if is_gone(settings):
-        removed = {stage for name in redo if name in STAGE_NAMES for stage in STAGE_NAMES[STAGE_NAMES.index(name) :]}
-        if not removed & set(needed) and all(Store(root).has_step(*step) for step in needed.items()):
+    if is_gone(reuse):
+        if not set(redone) & set(needed) and all(Store(root).has_step(*step) for step in needed.items()):
             logger.warning("%s is gone; what was taken from it stays", where)
             return
         raise ConfigError(
             f"{where} holds no run; give the --output of a finished emsmine run, or do without one (--reuse '')"
         )
-    if "encode" in needed and not EarlierRun(settings.reuse).store.has_step("encode", "encode"):
+    if "encode" in needed and not EarlierRun(reuse).store.has_step("encode", "encode"):
         raise ConfigError(
-            f"{where} is not finished: it has no vectors yet. Continue it (emsmine run --output {settings.reuse}), or "
+            f"{where} is not finished: it has no vectors yet. Continue it (emsmine run --output {reuse}), or "
             "do without it (--reuse '')"
         )
 
 
-def check_encoder(settings: Settings, fingerprint: str) -> None:
+def check_encoder(reuse: str, encoder: str, fingerprint: str) -> None:
     """Refuse an earlier run with vectors of another encoder: nothing of it could be reused.
 
     Raises:
         ConfigError: its vectors were made by another encoder.
     """
-    if not settings.reuse or is_gone(settings):
+    if not reuse or is_gone(reuse):
         return
-    for manifest in EarlierRun(settings.reuse).store.manifests("encode", "encode"):
+    for manifest in EarlierRun(reuse).store.manifests("encode", "encode"):
         found = manifest.spec.param("encoder_fingerprint", str)
         if found != fingerprint:
             raise ConfigError(
-                f"reuse: {settings.reuse} holds vectors of the encoder {manifest.spec.param('encoder', str)} "
-                f"(fingerprint {found[:12]}); this run encodes with {settings.encode.encoder} ({fingerprint[:12]}), so "
+                f"reuse: {reuse} holds vectors of the encoder {manifest.spec.param('encoder', str)} "
+                f"(fingerprint {found[:12]}); this run encodes with {encoder} ({fingerprint[:12]}), so "
                 "neither vectors nor neighbours can be reused. Give the same --encoder, or do without it (--reuse '')"
             )
 
 
-def adopt_finished(store: Store, settings: Settings, specs: list[TaskSpec]) -> list[TaskSpec]:
+def adopt_finished(store: Store, reuse: str, specs: list[TaskSpec]) -> list[TaskSpec]:
     """Take over the results of tasks that the earlier run has done already, under the very same fingerprint.
 
     Args:
         store: this run.
-        settings: all settings.
+        reuse: the setting; "" for none.
         specs: tasks that are not done.
 
     Returns:
         The tasks that are left to do.
     """
-    if not settings.reuse or is_gone(settings):
+    if not reuse or is_gone(reuse):
         return specs
-    left = [spec for spec in specs if not adopt(store.root, Path(settings.reuse), spec)]
+    left = [spec for spec in specs if not adopt(store.root, Path(reuse), spec)]
     if len(left) < len(specs):
         name = f"{specs[0].stage}.{specs[0].step}"
-        logger.info(
-            "%s: %d of %d tasks are taken over from %s", name, len(specs) - len(left), len(specs), settings.reuse
-        )
+        logger.info("%s: %d of %d tasks are taken over from %s", name, len(specs) - len(left), len(specs), reuse)
     return left

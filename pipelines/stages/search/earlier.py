@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 def plan_reuse(step: Step, context: PlanContext) -> list[TaskSpec]:
     """Per pair that both runs search exactly, one task for each direction and shard of the searching side."""
-    if is_gone(context.settings):
+    if is_gone(context.settings.reuse):
         return [manifest.spec for manifest in context.store.manifests("search", "reuse")]
-    earlier = earlier_run(context.settings)
+    earlier = earlier_run(context.settings.reuse)
     if earlier is None:
         return []
     specs = []

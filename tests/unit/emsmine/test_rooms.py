@@ -42,7 +42,7 @@ ARROWS = {
     "mining/evaluate": {"mining/exact", "mining/neighbours", "mining/selection"},
     "pipelines/readers": set(),
     "pipelines/settings": {"pipelines/readers"},
-    "pipelines/store": {"pipelines/settings"},
+    "pipelines/store": set(),
     "pipelines/configuration": {"pipelines/settings", "pipelines/store"},
     "pipelines/progress": {"pipelines/store"},
     "pipelines/stages": {"pipelines/progress", "pipelines/readers", "pipelines/settings", "pipelines/store"},

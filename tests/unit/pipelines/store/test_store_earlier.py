@@ -259,9 +259,9 @@ def test_the_setting_is_kept_and_checked(old: Path, grown: Path) -> None:
 
 def test_stages_that_take_nothing_over_do_not_ask_for_it(tmp_path: Path) -> None:
     settings = Settings(reuse=str(tmp_path / "gone"))
-    check_reuse(tmp_path, settings, ["select", "filter"])
+    check_reuse(tmp_path, settings.reuse, ["select", "filter"])
     with pytest.raises(ConfigError, match="holds no run"):
-        check_reuse(tmp_path, settings, ["ingest"])
+        check_reuse(tmp_path, settings.reuse, ["ingest"])
 
 
 @pytest.mark.parametrize(
