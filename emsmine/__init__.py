@@ -56,17 +56,19 @@ _HOMES = {
 _MODULES = ("errors", "languages")
 
 
-def __getattr__(name: str) -> object:
-    """Load a name of the interface when it is first used (PEP 562)."""
-    if name not in _HOMES and name not in _MODULES:
-        raise AttributeError(f"module 'emsmine' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:
+    # Type checkers take a module with `__getattr__` for one that has every name.
+    def __getattr__(name: str) -> object:
+        """Load a name of the interface when it is first used (PEP 562)."""
+        if name not in _HOMES and name not in _MODULES:
+            raise AttributeError(f"module 'emsmine' has no attribute {name!r}")
+        import importlib
 
-    if name in _MODULES:
-        return importlib.import_module(f"emsmine.{name}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+        if name in _MODULES:
+            return importlib.import_module(f"emsmine.{name}")
+        value: object = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

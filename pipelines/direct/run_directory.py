@@ -21,12 +21,11 @@ from emsmine.pipelines.stages.export import best_first, in_export_order, swapped
 from emsmine.pipelines.store import schemas
 from emsmine.pipelines.store.context import REJECTS_SCHEMA
 from emsmine.pipelines.store.layout import pair_folder, select_outputs
-from emsmine.pipelines.store.parquet import ParquetInfo, parquet_info, read_batches, read_table
+from emsmine.pipelines.store.parquet import ParquetInfo, parquet_info, read_groups, read_table
 from emsmine.pipelines.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 16_384
 _NAMES = {"margin": "margin", "cosine": "cosine", "suspicious": "suspicious"} | {
     f"{side}_{old}": f"{side}{new}"
     for old, new in (("sentence_id", "_id"), ("text", ""))
@@ -174,8 +173,8 @@ def read_embeddings(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -
     vectors = np.empty((num_rows, dim), np.float32)
     start = 0
     for file in files:
-        for batch in read_batches(file, ["sentence_id", "text_hash", "embedding"], _BATCH):
-            table = pa.Table.from_batches([batch.replace_schema_metadata(infos[0].schema.metadata)])
+        for group in read_groups(file, ["sentence_id", "text_hash", "embedding"]):
+            table = group.replace_schema_metadata(infos[0].schema.metadata)
             rows = slice(start, start + table.num_rows)
             ids[rows] = table["sentence_id"].to_numpy()
             hashes[rows] = schemas.text_hashes(table)

@@ -272,6 +272,30 @@ def test_what_holds_no_embeddings_says_so(ran: emsmine.Run, tmp_path: Path) -> N
         ran.embeddings("it")
 
 
+def test_embeddings_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, dim = 64 * 256, 128
+    schema = schemas.embeddings_schema(dim, "x", "y")
+    vectors = np.random.default_rng(0).normal(size=(rows, dim)).astype(np.float16)
+    columns = [pa.array(np.arange(rows)), schemas.fixed_binary(np.zeros((rows, 16), np.uint8))]
+    table = pa.Table.from_arrays([*columns, schemas.fixed_binary(vectors)], schema=schema)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=256, compression="none")
+    del table, columns
+    held: list[int] = []
+    read = schemas.read_embeddings
+
+    def watched(part: pa.Table) -> Any:
+        held.append(pa.total_allocated_bytes())
+        return read(part)
+
+    monkeypatch.setattr(schemas, "read_embeddings", watched)
+    before = pa.total_allocated_bytes()
+    found = emsmine.read_embeddings(tmp_path / "a.parquet")
+    assert len(held) == 64
+    assert max(held) - before < vectors.nbytes / 8
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-6)
+    assert found.ids.tolist() == list(range(rows))
+
+
 def test_an_empty_file_of_embeddings_is_no_vectors(tmp_path: Path) -> None:
     schema = schemas.embeddings_schema(4, "x", "y")
     pq.write_table(schema.empty_table(), tmp_path / "a.parquet")
