@@ -278,8 +278,8 @@ def read_batches(path: Path, columns: Sequence[str] | None, batch_rows: int) -> 
 def read_groups(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     """Read a Parquet file by its row groups, verifying page checksums.
 
-    `read_batches` holds as much as the file by its end, as pyarrow lets go of what it read when its iterator ends: 156 MB
-    for 200,000 vectors of 384, against 8 MB here.
+    `read_batches` holds as much as the file by its end, as pyarrow lets go of what it read when its iterator ends:
+    156 MB for 200,000 vectors of 384, against 8 MB here.
 
     Args:
         path: local file.
