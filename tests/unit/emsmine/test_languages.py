@@ -4,6 +4,7 @@ import importlib.resources
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -223,6 +224,12 @@ def test_an_unknown_code_names_the_nearest(code: str, meant: str) -> None:
 @pytest.mark.parametrize("code", ["xx", "xxx", "", " ", "-", "_", "a", "62", "us", "ｄｅ", "İn", "x-foo", "zzzzzzzz"])
 def test_an_unknown_code_without_neighbours_guesses_nothing(code: str) -> None:
     assert refusal(code) == f"language: unknown code {code!r} (list them with: emsmine langs)"
+
+
+@pytest.mark.parametrize("code", [None, 1, b"de", ("de",)])
+def test_what_is_no_text_is_no_code(code: Any) -> None:
+    with pytest.raises(LanguageError, match="is no code of a language; give a string, as in 'de'"):
+        resolve(code)
 
 
 def test_a_long_code_is_cut_in_the_message() -> None:
