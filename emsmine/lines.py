@@ -59,7 +59,7 @@ def unpacked_lines(stream: IO[bytes], path: str) -> Iterator[bytes]:
     head = stream.read(_HEAD_BYTES)
     joined = io.BufferedReader(_Rejoined(head, stream), _BLOCK_BYTES)
     kind = compression_of(head)
-    if not kind and plain_name(path) != path and not _may_be_text(head):
+    if not kind and plain_name(path) != path and not looks_like_text(head):
         raise _damaged(path, f"it does not start as {path[len(plain_name(path)) :]} does")
     if not kind:
         yield from _split(joined)
@@ -99,8 +99,8 @@ def _guarded(path: str, lines: Iterator[bytes]) -> Iterator[bytes]:
         raise _damaged(path, error) from error
 
 
-def _may_be_text(head: bytes) -> bool:
-    """Tell whether a file that its name calls compressed was unpacked on the way, rather than damaged at its start."""
+def looks_like_text(head: bytes) -> bool:
+    """Tell by its first bytes whether a file that its name calls compressed was unpacked on the way, or is damaged."""
     try:
         # Not final: the last character may be cut.
         text = codecs.getincrementaldecoder("utf-8")().decode(head)

@@ -181,9 +181,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-logger = logging.getLogger(__name__)
-
-
 _LOSSES = ("total", "xtr", "contrastive", "distill", "temperature")
 
 

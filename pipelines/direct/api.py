@@ -19,8 +19,8 @@ from emsmine.errors import ConfigError, InputError
 from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.text.normalise import sanitise
 from emsmine.pipelines.configuration import build_settings
-from emsmine.pipelines.direct.declared import declared_languages
-from emsmine.pipelines.direct.mine import Chosen, check_sides, choose_pairs, search_sides
+from emsmine.pipelines.direct.declared import check_different, declared_languages
+from emsmine.pipelines.direct.mine import Chosen, check_one_stdin, check_sides, choose_pairs, search_sides
 from emsmine.pipelines.direct.results import Pairs, Scores, SearchResult
 from emsmine.pipelines.direct.score import Scored, collect_sides, read_bitext, score_vectors
 from emsmine.pipelines.direct.score import score as score_bitext
@@ -30,7 +30,6 @@ from emsmine.pipelines.direct.sides import (
     Side,
     are_vectors,
     as_vectors,
-    check_different,
     check_widths,
     is_path,
     one_side,
@@ -85,8 +84,8 @@ def mine(
     """
     chosen = {"margin": margin, "retrieval": retrieval, "threshold": threshold, "cosine_floor": cosine_floor}
     settings = _settings(k, chosen, max_sentence_chars)
-    if is_path(source) and is_path(target) and source == target == "-":
-        raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
+    if is_path(source) and is_path(target):
+        check_one_stdin(source, target)
     left = one_side("mine", "source", source, source_lang, max_sentence_chars)
     right = one_side("mine", "target", target, target_lang, max_sentence_chars)
     check_different("mine", left.lang, right.lang)

@@ -150,9 +150,18 @@ def declared_languages(
             f"{command}: {' and '.join(missing)} must be given, as in -s de -t en: no file name ends in a language, as "
             f"a.de does ({', '.join(paths)})"
         )
-    if found[0] == found[1]:
-        raise ConfigError(f"{command}: both sides are {found[0]}; two different languages are needed")
+    check_different(command, *found)
     return found[0], found[1]
+
+
+def check_different(command: str, left: str, right: str) -> None:
+    """Refuse two sides of one language; "" is that of vectors, of which it need not be known.
+
+    Raises:
+        ConfigError: they are the same.
+    """
+    if left and left == right:
+        raise ConfigError(f"{command}: both sides are {left}; two different languages are needed")
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ The same functions as the stages index, search and select, without a run directo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 
 import numpy as np
 import numpy.typing as npt
@@ -140,8 +141,7 @@ def mine_files(
         ConfigError: both sides are stdin.
         InputError: a file does not exist, or a side has no usable sentence.
     """
-    if source_path == target_path == "-":
-        raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
+    check_one_stdin(source_path, target_path)
     source, target = (
         collect(read_lines(path), lang, max_chars) for path, lang in zip((source_path, target_path), langs, strict=True)
     )
@@ -153,6 +153,16 @@ def mine_files(
     rows = zip(chosen.marks, *(column.tolist() for column in columns), strict=True)
     pairs = [ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows]
     return Mined(pairs, counts | chosen.counts, chosen.best)
+
+
+def check_one_stdin(source: str | PathLike[str], target: str | PathLike[str]) -> None:
+    """Refuse to read both sides from stdin.
+
+    Raises:
+        ConfigError: both are `-`.
+    """
+    if fspath(source) == fspath(target) == "-":
+        raise ConfigError("mine: only one side can be '-' (stdin); give a file for the other")
 
 
 def check_sides(*sides: tuple[str, SentenceList | None]) -> dict[str, int]:

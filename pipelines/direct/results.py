@@ -1,6 +1,7 @@
 """What the functions of the Python interface return: small frozen objects that turn into Arrow, pandas and lists."""
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -19,12 +20,12 @@ from emsmine.pipelines.store.schemas import HASH, fixed_binary
 from emsmine.pipelines.store.suspicious import ScoredPair
 
 
-class Result:
+class Result(ABC):
     """Rows with named columns."""
 
+    @abstractmethod
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""
-        raise NotImplementedError
 
     def to_pandas(self) -> Any:
         """Return the rows as a pandas data frame.

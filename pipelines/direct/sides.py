@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from emsmine import languages
 from emsmine.encoder.protocol import Encoder, FloatArray, checked_texts, unit_rows
-from emsmine.errors import ConfigError, InputError
+from emsmine.errors import InputError
 from emsmine.pipelines.direct.declared import declared_language
 from emsmine.pipelines.direct.results import Embeddings
 from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
@@ -49,7 +49,7 @@ class Side:
         return [self.texts.texts[number] for number in numbers.tolist()]
 
 
-def is_path(given: Given | None) -> bool:
+def is_path(given: Given | None) -> TypeGuard[str | PathLike[str]]:
     """Tell whether something is the name of a file."""
     return isinstance(given, str | PathLike)
 
@@ -93,16 +93,6 @@ def one_side(command: str, name: str, given: Given, lang: str | None, max_chars:
 def side_language(command: str, name: str, path: str | None, lang: str | None) -> str:
     """Return the canonical language of a side, see `declared_language`."""
     return declared_language(command, f"{name}_lang", f"{name}_lang='de'", path, lang)
-
-
-def check_different(command: str, left: str, right: str) -> None:
-    """Refuse two sides of one language; "" is that of vectors, of which it need not be known.
-
-    Raises:
-        ConfigError: they are the same.
-    """
-    if left and left == right:
-        raise ConfigError(f"{command}: both sides are {left}; two different languages are needed")
 
 
 def as_vectors(command: str, name: str, given: Given) -> tuple[FloatArray, npt.NDArray[np.int64]]:

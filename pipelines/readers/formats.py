@@ -4,12 +4,12 @@ A row names the function that reads the format, which is loaded with the first f
 command line shows the names.
 """
 
-import codecs
 import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from emsmine.errors import InputError
+from emsmine.lines import compression_of, looks_like_text
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -68,22 +68,16 @@ def suffixes(path: str) -> tuple[str, str]:
 def codec_of(head: bytes, path: str) -> str:
     """Return `gzip`, `zstd` or `` (none) for a file that starts with `head`.
 
-    The bytes decide. The name only does so when they are neither compressed nor text: a damaged first member.
+    The bytes decide. The name only does so when they are neither compressed, nor text, nor the start of a
+    known format: a damaged first member.
     """
     if head.startswith(GZIP_MAGIC[:2]):
         return "gzip"
-    # Skippable frames, 0x184D2A50 to 0x184D2A5F, may precede the first one (.warc.zst keeps its dictionary there).
-    if head.startswith(ZSTD_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+    # A skippable frame as well: .warc.zst keeps its dictionary there.
+    if compression_of(head) == "zstd":
         return "zstd"
-    return "" if not head or _looks_like_text(head) else suffixes(path)[1]
-
-
-def _looks_like_text(head: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in head
+    is_known = any(row.magic and head.startswith(row.magic) for row in FORMATS.values())
+    return "" if not head or is_known or looks_like_text(head) else suffixes(path)[1]
 
 
 def format_of(head: bytes, path: str) -> str:

@@ -144,6 +144,7 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: emsmine.mine("Guten Tag.", ENGLISH, **LANGS), InputError, "Guten Tag"),
     (lambda: emsmine.mine("nowhere.txt", ENGLISH, target_lang="en"), ConfigError, r"source_lang.*nowhere\.txt"),
     (lambda: emsmine.mine("-", "-", **LANGS), ConfigError, "only one side can be '-'"),
+    (lambda: emsmine.mine(Path("-"), "-", **LANGS), ConfigError, "only one side can be '-'"),
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, k=0), ConfigError, "search.k is 0"),
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, max_sentence_chars=0), ConfigError, "max_sentence_chars is 0"),
     (lambda: emsmine.score(GERMAN, ENGLISH, **LANGS, max_sentence_chars=0), ConfigError, "max_sentence_chars is 0"),
