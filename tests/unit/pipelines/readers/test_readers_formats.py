@@ -75,6 +75,12 @@ def test_each_codec_gives_the_same_texts(tmp_path: Path, pack: object) -> None:
     assert [item.text for item in found if isinstance(item, Record)] == ["Brot\nDas Brot ist frisch."] * 3
 
 
+def test_a_skippable_frame_tells_zstd_whatever_the_name(tmp_path: Path) -> None:
+    dictionary = b"\x5d\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    found = items(tmp_path / "pages.warc", dictionary + zstandard.compress(warc_record(http(PAGE.encode()))))
+    assert [item.text for item in found if isinstance(item, Record)] == ["Brot\nDas Brot ist frisch."]
+
+
 def test_a_crawl_unpacked_on_the_way_is_read_although_its_first_page_is_no_utf_8(tmp_path: Path) -> None:
     page = http(PAGE.encode("latin-1"), "text/html; charset=iso-8859-1")
     found = items(tmp_path / "pages.warc.gz", warc_record(page))
