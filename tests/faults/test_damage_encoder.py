@@ -1,6 +1,5 @@
 """Damage of a model directory: every mutant is refused, or means nothing; so are sizes that cannot be."""
 
-import importlib
 import json
 import logging
 import subprocess
@@ -26,20 +25,7 @@ from emsmine.encoder.model.directory import (
 from emsmine.encoder.model.seal import seal
 from emsmine.errors import ModelError
 
-HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Any:
-    if str(HELPERS) not in sys.path:
-        sys.path.append(str(HELPERS))
-    return importlib.import_module("encoder_tiny")
-
-
-@pytest.fixture(scope="module")
-def spm(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(tiny.train_tiny_tokenizer(tmp_path_factory.mktemp("spm") / "tiny.model"))
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Damage of what a training reads back: every mutant is noticed and made again or refused, or means nothing."""
 
-import importlib
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,20 +24,7 @@ from emsmine.encoder.training.checkpoints import load_best, load_checkpoint, sav
 from emsmine.encoder.training.run import check_data, train
 from emsmine.errors import CorruptOutputError, EmsmineError, ModelError, StaleOutputError
 
-HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Any:
-    if str(HELPERS) not in sys.path:
-        sys.path.append(str(HELPERS))
-    return importlib.import_module("encoder_tiny")
-
-
-@pytest.fixture(scope="module")
-def spm(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(tiny.train_tiny_tokenizer(tmp_path_factory.mktemp("spm") / "tiny.model"))
 
 
 def cached(kind: str, tiny: Any, spm: Path, folder: Path) -> tuple[Path, Callable[[], bytes]]:

@@ -1,6 +1,5 @@
 """What a training survives: SIGKILL at any moment, damaged and missing checkpoints."""
 
-import importlib
 import json
 import logging
 import os
@@ -21,13 +20,6 @@ from emsmine.errors import ModelError
 
 HELPERS = Path(__file__).resolve().parents[1] / "unit" / "encoder"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Any:
-    if str(HELPERS) not in sys.path:
-        sys.path.append(str(HELPERS))
-    return importlib.import_module("encoder_tiny")
 
 
 @pytest.fixture(scope="module")
