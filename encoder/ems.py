@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emsmine.encoder.model.directory import CONFIG, TOKENIZER, config_identity, load_model
-from emsmine.encoder.model.inference import PRECISIONS, prepare
+from emsmine.encoder.folders import CONFIG, PRECISIONS, pretrained_folder, split_precision
+from emsmine.encoder.model.directory import TOKENIZER, config_identity, load_model
+from emsmine.encoder.model.inference import prepare
 from emsmine.encoder.model.network import Network
 from emsmine.encoder.model.preprocessing import preprocess
 from emsmine.encoder.model.tokenizer import PAD_ID, OffsetArray, Packed, Tokenizer
@@ -58,6 +59,13 @@ def resolve_device(device: str) -> torch.device:
     return wanted
 
 
+def has_bf16_products() -> bool:
+    """Tell whether this processor multiplies bfloat16 itself; others emulate it."""
+    # Versions of torch without the function tell nothing.
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 class EMSEncoder:
     """An EMS model directory behind the `Encoder` protocol."""
 
@@ -68,7 +76,7 @@ class EMSEncoder:
             folder: the model directory.
             name: for people; default: the name in `config.json`.
             device: see `resolve_device`.
-            precision: of the linear layers: `fp32`; `int8`, for a CPU; `bf16`, for a GPU. Whether it suits the device
+            precision: of the linear layers: `fp32`; `int8`, for a CPU; `bf16`. Whether it suits the device
                 is checked by the first `encode`, so that a fingerprint can be had on any machine.
 
         Raises:
@@ -108,6 +116,11 @@ class EMSEncoder:
     def fingerprint(self) -> str:
         """Return the hash of `config.json` (which holds the hashes of weights and tokeniser), pooling and precision."""
         return self._fingerprint
+
+    def token_table(self) -> FloatArray:
+        """Return the token vectors of the network, float32 [vocab_size, D]."""
+        table: FloatArray = self.network.embedding.tokens.weight.detach().float().cpu().numpy()
+        return table
 
     @through_gateway
     def encode(self, sentences: Sequence[str], *, lang: str) -> FloatArray:
@@ -157,9 +170,10 @@ class EMSEncoder:
     def _prepared(self) -> Network:
         """The network, rearranged for encoding when it is first needed."""
         on_cpu = self.device.type == "cpu"
-        if self.precision == "bf16" and on_cpu:
+        if self.precision == "bf16" and on_cpu and not has_bf16_products():
             raise ConfigError(
-                f"encoder: {self.name} needs a GPU (most processors emulate bf16, slower than fp32); use @int8 on a CPU"
+                f"encoder: {self.name} needs a GPU, or a processor with AVX512-BF16 or AMX, which this one lacks (it "
+                "would emulate bf16, slower than fp32); use @int8"
             )
         if self.precision == "int8" and not on_cpu:
             raise ConfigError(f"encoder: {self.name} runs on a CPU only; use @bf16 on {self.device}, or --device cpu")
@@ -187,23 +201,6 @@ def _filled(batch: Packed, multiple: int) -> Packed:
     return Packed(np.append(batch.ids, np.full(missing, PAD_ID, np.int32)), np.append(batch.offsets, ends))
 
 
-def pretrained_folder(name: str) -> Path:
-    """Return the folder of a model that ships with emsmine.
-
-    Raises:
-        ConfigError: no such model; the message lists those there are.
-    """
-    root = Path(__file__).parent / "pretrained"
-    folder = root / name
-    if not (folder / CONFIG).exists():
-        found = sorted(p.parent.name for p in root.glob(f"*/{CONFIG}"))
-        raise ConfigError(
-            f"encoder: no model directory and no shipped model is called {name!r}; shipped: "
-            f"{', '.join(found) or 'none'}"
-        )
-    return folder
-
-
 def load(rest: str, device: str) -> EMSEncoder:
     """Load `NAME` (shipped) or `FOLDER`, either perhaps with `@` and a precision behind it.
 
@@ -211,10 +208,7 @@ def load(rest: str, device: str) -> EMSEncoder:
         ConfigError: there is no such model, or its precision does not fit.
         ModelError: the folder holds no sound model.
     """
-    # Only these suffixes count: an @ elsewhere belongs to the path.
-    name, _, precision = rest.rpartition("@")
-    if precision not in PRECISIONS or not name:
-        name, precision = rest, "fp32"
+    name, precision = split_precision(rest)
     folder = Path(name)
     if (folder / CONFIG).exists():
         return EMSEncoder(folder, device=device, precision=precision)

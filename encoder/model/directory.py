@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emsmine.encoder.folders import CONFIG
 from emsmine.encoder.model.config import NetworkConfig, read_json
 from emsmine.encoder.model.network import Network
 from emsmine.encoder.model.preprocessing import PREPROCESSINGS
@@ -33,7 +34,7 @@ from emsmine.memory import shortage
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "sentencepiece.model", "config.json"
+WEIGHTS, TOKENIZER = "model.safetensors", "sentencepiece.model"
 TABLES = ("float32", "float16", "int8")
 _TABLE_KEY = "embedding.tokens.weight"
 _CONFIG_TYPES: dict[str, type] = {

@@ -14,8 +14,6 @@ from torch.nn import functional
 from emsmine.encoder.model.network import Groups, Layer, Network, packed_attention
 from emsmine.encoder.model.quantised import Int8Linear
 
-PRECISIONS = ("fp32", "int8", "bf16")
-
 Linear = Callable[[Tensor], Tensor]
 """A linear layer, [T, K] → [T, O]."""
 MakeLinear = Callable[[Tensor, Tensor], Linear]

@@ -61,15 +61,15 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, groups: Groups, 
 
     Shapes: query, key and value [T, H, W] → [T, D].
     """
-    contexts, start = [], 0
-    for num_sentences, length in groups:
-        end = start + num_sentences * length
-        query_NHLW, key_NHLW, value_NHLW = (
-            part[start:end].view(num_sentences, length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value)
-        )
+    contexts = []
+    sizes = [num_sentences * length for num_sentences, length in groups]
+    # Not slices: the gradient of a slice is a whole matrix of zeros. A training step of two layers of width 384 is 1.1
+    # (fp32) to 1.2 (bf16) times as fast.
+    parts = zip(*(torch.split(part, sizes) for part in (query, key, value)), strict=True)
+    for group, tokens in zip(groups, parts, strict=True):
+        query_NHLW, key_NHLW, value_NHLW = (part.unflatten(0, group).transpose(1, 2) for part in tokens)
         context = functional.scaled_dot_product_attention(query_NHLW, key_NHLW, value_NHLW, dropout_p=dropout)
         contexts.append(context.transpose(1, 2).flatten(0, 1).flatten(1))
-        start = end
     return torch.cat(contexts)
 
 

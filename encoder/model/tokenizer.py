@@ -107,6 +107,10 @@ class Tokenizer:
         encoded: list[list[int]] = self._processor.EncodeAsIds(clean) if clean else []
         return pack(encoded, max_tokens), sum(len(ids) > max_tokens for ids in encoded)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of tokens; U+2581 stands where a word begins."""
+        return [str(self._processor.IdToPiece(int(token))) for token in ids]
+
 
 @dataclass(frozen=True)
 class TokenizerTraining:

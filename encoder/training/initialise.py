@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from emsmine.encoder.ems import pretrained_folder
-from emsmine.encoder.model.directory import CONFIG, TOKENIZER, load_model
+from emsmine.encoder.folders import CONFIG, pretrained_folder
+from emsmine.encoder.model.directory import TOKENIZER, load_model
 from emsmine.encoder.model.network import Layer, Network
 from emsmine.errors import ConfigError
 

@@ -184,11 +184,25 @@ def test_an_unknown_precision_lists_the_known_ones(layered: EMSEncoder) -> None:
         EMSEncoder(layered.folder, device="cpu", precision="int4")
 
 
-def test_bf16_on_a_cpu_is_refused_when_it_is_used(layered: EMSEncoder) -> None:
+def test_bf16_is_refused_when_it_is_used_where_it_would_be_emulated(
+    layered: EMSEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_vnni": True, "avx512_bf16": False})
     encoder = EMSEncoder(layered.folder, device="cpu", precision="bf16")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"ems:tiny@bf16 needs a GPU .*; use @int8 on a CPU"):
+        with pytest.raises(ConfigError, match=r"ems:tiny@bf16 needs a GPU, or a processor with .*; use @int8"):
             encoder.encode(["boat"], lang="eng_Latn")
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
+def test_bf16_on_a_processor_that_has_it(layered: EMSEncoder, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {capability: True})
+    fp32, bf16 = (
+        EMSEncoder(layered.folder, device="cpu", precision=name).encode(SENTENCES[:1], lang="eng_Latn")
+        for name in ("fp32", "bf16")
+    )
+    assert (fp32 * bf16).sum(axis=1).min() >= 0.999
+    assert not np.array_equal(fp32, bf16)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])

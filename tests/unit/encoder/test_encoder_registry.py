@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from encoder_tiny import build, layered_network, plain_network
 
-from emsmine.encoder import ems
+from emsmine.encoder import folders
 from emsmine.encoder.ems import EMSEncoder
 from emsmine.encoder.model.directory import save_model
 from emsmine.encoder.protocol import FloatArray, unit_rows
@@ -56,7 +56,7 @@ def test_an_at_sign_elsewhere_belongs_to_the_path(spm_path: Path, tmp_path: Path
 
 
 def test_a_precision_of_a_shipped_model(spm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ems, "__file__", str(tmp_path / "package" / "ems.py"))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "package" / "folders.py"))
     layered(spm_path, tmp_path / "package" / "pretrained" / "deep")
     assert load_encoder("ems:deep@int8", device="cpu").name == "ems:deep@int8"
     with pytest.raises(ConfigError, match=r"'deep@int4'; shipped: deep"):
@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_model_says_which_files_are_wanted(tmp_path: Path) -
 def test_a_folder_of_the_same_name_does_not_hide_a_shipped_model(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ems, "__file__", str(tmp_path / "package" / "ems.py"))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "package" / "folders.py"))
     (tmp_path / "package" / "pretrained").mkdir(parents=True)
     folder.rename(tmp_path / "package" / "pretrained" / "mine")
     (tmp_path / "mine").mkdir()

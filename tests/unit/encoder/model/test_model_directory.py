@@ -13,7 +13,7 @@ import torch
 from encoder_tiny import build, layered_network, plain_network
 from safetensors.torch import load_file
 
-from emsmine.encoder.ems import pretrained_folder
+from emsmine.encoder.folders import pretrained_folder
 from emsmine.encoder.model.directory import (
     CONFIG,
     TABLES,
