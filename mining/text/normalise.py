@@ -136,6 +136,7 @@ def letters_only(text: str) -> str:
 
 
 _GROUPED_BY_SPACE_PATTERN = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \xa0\u2009\u202f]\d{3})+(?!\d)")
+_DIGIT_PATTERN = re.compile(r"\d")
 _NUMBER_PATTERN = re.compile(r"\d+(?:[.,']\d+)*")
 _SEPARATORS = str.maketrans({"٫": ".", "٬": ",", "،": ",", "’": "'", "·": ".", "．": ".", "，": ","})
 
@@ -178,7 +179,7 @@ def digits(text: str) -> tuple[str, ...]:
     give `1.5`; `1.234,56` and `1,234.56` give `1234.56`; zeros that carry no value go; dates and versions come apart.
     A three-digit fraction (3.141) reads as thousands: alike on both sides of a pair, which is what matters.
     """
-    if not any(character.isdigit() for character in text):
+    if _DIGIT_PATTERN.search(text) is None:
         return ()
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text)

@@ -1,0 +1,1 @@
+"""The second look: a learned score that reads both sentences of a pair, word by word."""
