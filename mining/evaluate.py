@@ -32,6 +32,8 @@ SIGNATURE_KEYS = (
     "floor",
     "chars",
     "index",
+    "rescore",
+    "sort",
 )
 _HASH_DIGITS = 12
 
@@ -71,12 +73,12 @@ class RetrievalHits:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecallCurve:
-    """Precision, recall and F1 of all pairs with at least each margin.
+    """Precision, recall and F1 of all pairs with at least each score.
 
-    Shapes: [T], one entry per distinct margin, descending; num_pairs int64, the others float64.
+    Shapes: [T], one entry per distinct score, descending; num_pairs int64, the others float64.
     """
 
-    margin: Float64Array
+    score: Float64Array
     num_pairs: Int64Array
     precision: Float64Array
     recall: Float64Array
@@ -124,6 +126,26 @@ def tatoeba_accuracy(
     return RetrievalHits(_hits(rows, forward.ids[:, 0], target_texts), _hits(rows, backward.ids[:, 0], source_texts))
 
 
+def retrieval_hits(pairs: Candidates, num_lines: int) -> RetrievalHits:
+    """Check for each line whether its best-scored candidate is the same line of the other side.
+
+    Args:
+        pairs: candidates of both directions; ids are line numbers.
+        num_lines: lines of a side; one without a candidate is an error.
+
+    Returns: hits of both directions; of equal scores the candidate that comes first in the order counts.
+    Raises: ValueError for no lines.
+    """
+    if not num_lines:
+        raise ValueError("retrieval: no lines to evaluate")
+    found = [np.full(num_lines, -1, dtype=np.int64) for _ in range(2)]
+    # Backwards, so that the best one is written last.
+    found[0][pairs.source_ids[::-1]] = pairs.target_ids[::-1]
+    found[1][pairs.target_ids[::-1]] = pairs.source_ids[::-1]
+    rows = np.arange(num_lines)
+    return RetrievalHits(found[0] == rows, found[1] == rows)
+
+
 def xsim_error(
     source_ND: Float32Array,
     target_MD: Float32Array,
@@ -168,18 +190,18 @@ def xsim_error(
 def precision_recall_curve(pairs: Candidates, gold: Set[tuple[int, int]]) -> PrecisionRecallCurve:
     """Compute precision, recall and F1 at every threshold that separates the pairs.
 
-    Pairs of equal margin cannot be separated, so a group of them makes one entry. Undefined margins are left out.
+    Pairs of equal score cannot be separated, so a group of them makes one entry. Undefined scores are left out.
 
     Raises: ValueError when there are no gold pairs: recall would be undefined.
     """
     if not gold:
         raise ValueError("bucc: no gold pairs given; check the gold file and that its ids are those of the sentences")
-    defined = pairs.take(np.flatnonzero(~np.isnan(pairs.margin)))
+    defined = pairs.take(np.flatnonzero(~np.isnan(pairs.score)))
     correct = np.cumsum([pair in gold for pair in defined.pairs()], dtype=np.int64)
-    ends = np.flatnonzero(np.append(defined.margin[1:] != defined.margin[:-1], True))[: len(defined)]
+    ends = np.flatnonzero(np.append(defined.score[1:] != defined.score[:-1], True))[: len(defined)]
     num_correct, num_pairs = correct[ends], ends + 1
     return PrecisionRecallCurve(
-        margin=defined.margin[ends].astype(np.float64),
+        score=defined.score[ends].astype(np.float64),
         num_pairs=num_pairs,
         precision=num_correct / num_pairs,
         recall=num_correct / len(gold),
@@ -191,15 +213,15 @@ def precision_recall_curve(pairs: Candidates, gold: Set[tuple[int, int]]) -> Pre
 def bucc_scores(pairs: Candidates, gold: Set[tuple[int, int]], *, threshold: float | None = None) -> BuccScores:
     """Score mined pairs against gold pairs as the BUCC shared task does.
 
-    The best threshold lies midway between the best-F1 margin and the next lower one, as in LASER. Two differences:
-    a threshold never falls inside a group of equal margins, so mining with it gives exactly the best F1; and where
-    the last margin is the best, it is the threshold itself (LASER reads past the end there). If no pair is correct,
+    The best threshold lies midway between the best-F1 score and the next lower one, as in LASER. Two differences:
+    a threshold never falls inside a group of equal scores, so mining with it gives exactly the best F1; and where
+    the last score is the best, it is the threshold itself (LASER reads past the end there). If no pair is correct,
     the best threshold is infinite: mine nothing.
 
     Args:
         pairs: what `select` chose, normally with "max" and without a threshold.
         gold: (source id, target id). Pairs of sentences left out of the mining count as missed.
-        threshold: lowest margin to count as mined, tuned on another set; None takes the best on this gold.
+        threshold: lowest score to count as mined, tuned on another set; None takes the best on this gold.
 
     Returns: precision, recall and F1, zero where nothing is mined.
     Raises: ValueError when there are no gold pairs.
@@ -210,9 +232,9 @@ def bucc_scores(pairs: Candidates, gold: Set[tuple[int, int]], *, threshold: flo
     if curve.f1.size and curve.f1.max() > 0:
         best = int(curve.f1.argmax())
         best_f1 = float(curve.f1[best])
-        best_threshold = float(curve.margin[best : best + 2].mean())
+        best_threshold = float(curve.score[best : best + 2].mean())
     threshold = best_threshold if threshold is None else float(threshold)
-    num_reached = int((curve.margin >= threshold).sum())
+    num_reached = int((curve.score >= threshold).sum())
     last = num_reached - 1
     return BuccScores(
         threshold=threshold,

@@ -5,6 +5,7 @@ Shape suffixes: N query rows, K neighbours, D dimensions, H entries (query, base
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ LARGE_SEARCH = 2**36
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+NOT_GIVEN: Any = np.zeros(0, dtype=np.uint32)
+"""Stands for a column that was not given."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,3 +7,5 @@ MARGINS = ("ratio", "distance", "absolute")
 """Margin functions, see `emsmine.mining.selection.margin`."""
 RETRIEVALS = ("max", "forward", "backward", "intersect")
 """Ways to choose among candidates, see `emsmine.mining.selection.retrieve.select`."""
+SCORES = ("probability", "margin")
+"""What pairs are chosen and sorted by; the probability is there for rescored pairs only."""

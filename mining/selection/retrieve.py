@@ -1,14 +1,15 @@
 """Turn the neighbours of both directions into scored candidate pairs, and choose pairs among them.
 
-Choosing looks at the margin, never at the cosine alone: the target that a source gets is the best-margin one of its k
+Choosing looks at the score, never at the cosine alone: the target that a source gets is the best-scored one of its k
 neighbours, which need not be the nearest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from emsmine.mining.neighbours import (
+    NOT_GIVEN,
     BoolArray,
     Float32Array,
     Int64Array,
@@ -36,12 +37,14 @@ _FEW = 8
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Scored pairs in the total order: margin descending (NaN last), then source id, then target id ascending.
+    """Scored pairs in the total order: score descending (NaN last), then source id, then target id ascending.
+
+    The score is what pairs are chosen by: the margin, or the probability of rescored pairs.
 
     `in_forward` tells that the target is among the source's k neighbours, `in_backward` that the source is among the
     target's. Build one with `candidates`, or with `ordered` from columns in any order.
 
-    Shapes: each array [P]; ids int64, cosine and margin float32, flags bool.
+    Shapes: each array [P]; ids int64, cosine, margin and score float32, flags bool.
     """
 
     source_ids: Int64Array
@@ -50,15 +53,19 @@ class Candidates:
     margin: Float32Array
     in_forward: BoolArray
     in_backward: BoolArray
+    score: Float32Array = field(default_factory=lambda: NOT_GIVEN)
+    """The margin unless it is given."""
 
     def __post_init__(self) -> None:
+        if self.score is NOT_GIVEN:
+            object.__setattr__(self, "score", self.margin)
         dtypes = tuple(array.dtype.name for array in self._columns())
-        if dtypes != ("int64", "int64", "float32", "float32", "bool", "bool"):
+        if dtypes != ("int64", "int64", "float32", "float32", "bool", "bool", "float32"):
             raise ValueError(f"candidates: columns have types {dtypes}; see the class for those needed")
         shapes = {array.shape for array in self._columns()}
-        if len(shapes) > 1 or self.margin.ndim != 1:
+        if len(shapes) > 1 or self.score.ndim != 1:
             raise ValueError(f"candidates: columns have shapes {sorted(shapes)}; all must be [P]")
-        rank = np.where(np.isnan(self.margin), np.float32(np.inf), -self.margin)
+        rank = np.where(np.isnan(self.score), np.float32(np.inf), -self.score)
         higher_id = (self.source_ids[1:] > self.source_ids[:-1]) | (
             (self.source_ids[1:] == self.source_ids[:-1]) & (self.target_ids[1:] > self.target_ids[:-1])
         )
@@ -69,12 +76,12 @@ class Candidates:
             )
 
     def __len__(self) -> int:
-        return len(self.margin)
+        return len(self.score)
 
     @property
     def num_undefined(self) -> int:
-        """Number of pairs whose margin is NaN; `select` never chooses them."""
-        return int(np.isnan(self.margin).sum())
+        """Number of pairs whose score is NaN; `select` never chooses them."""
+        return int(np.isnan(self.score).sum())
 
     @classmethod
     def ordered(
@@ -85,33 +92,41 @@ class Candidates:
         margin: Float32Array,
         in_forward: BoolArray,
         in_backward: BoolArray,
+        score: Float32Array | None = None,
     ) -> "Candidates":
-        """Build from columns in any order.
+        """Build from columns in any order; the score is the margin unless it is given.
 
-        Raises: ValueError when types or shapes are wrong, or when a pair occurs twice with the same margin.
+        Raises: ValueError when types or shapes are wrong, or when a pair occurs twice with the same score.
         """
-        order = _best_first(source_ids, target_ids, margin)
-        return cls(
-            source_ids[order], target_ids[order], cosine[order], margin[order], in_forward[order], in_backward[order]
-        )
+        score = margin if score is None else score
+        order = _best_first(source_ids, target_ids, score)
+        columns = (source_ids, target_ids, cosine, margin, in_forward, in_backward, score)
+        return cls(*(column[order] for column in columns))  # type: ignore[arg-type]
 
     def take(self, positions: IndexArray) -> "Candidates":
         """Keep the pairs at these positions, which must ascend."""
-        return Candidates(
-            self.source_ids[positions],
-            self.target_ids[positions],
-            self.cosine[positions],
-            self.margin[positions],
-            self.in_forward[positions],
-            self.in_backward[positions],
-        )
+        return Candidates(*(column[positions] for column in self._columns()))  # type: ignore[arg-type]
+
+    def rescored(self, score: Float32Array) -> "Candidates":
+        """Give every pair another score, and put them into its order."""
+        return Candidates.ordered(*self._columns()[:-1], score)
 
     def pairs(self) -> list[tuple[int, int]]:
         """List (source id, target id) as Python integers, best first."""
         return list(zip(self.source_ids.tolist(), self.target_ids.tolist(), strict=True))
 
-    def _columns(self) -> tuple[Int64Array, Int64Array, Float32Array, Float32Array, BoolArray, BoolArray]:
-        return self.source_ids, self.target_ids, self.cosine, self.margin, self.in_forward, self.in_backward
+    def _columns(
+        self,
+    ) -> tuple[Int64Array, Int64Array, Float32Array, Float32Array, BoolArray, BoolArray, Float32Array]:
+        return (
+            self.source_ids,
+            self.target_ids,
+            self.cosine,
+            self.margin,
+            self.in_forward,
+            self.in_backward,
+            self.score,
+        )
 
 
 def candidates(
@@ -159,28 +174,28 @@ def candidates(
 def select(
     pairs: Candidates, retrieval: str = "max", *, threshold: float = -np.inf, cosine_floor: float = -np.inf
 ) -> Candidates:
-    """Choose pairs: the eligible ones first, then the best margin.
+    """Choose pairs: the eligible ones first, then the best score.
 
     - forward: for each source, the best of its own k neighbours (a target may serve several sources)
     - backward: for each target, the best of its own k neighbours
     - intersect: the pairs that forward and backward both choose
-    - max: one-to-one; goes through all pairs, best margin first, and takes each whose sentences are both free
+    - max: one-to-one; goes through all pairs, best score first, and takes each whose sentences are both free
 
     Both limits hold for every retrieval, and before the choice: a pair under a limit does not keep its sentences from
-    others. For the margin alone the order makes no difference, as the best goes first.
+    others. For the score alone the order makes no difference, as the best goes first.
 
     Args:
         retrieval: one of `emsmine.mining.selection.RETRIEVALS`.
-        threshold: lowest margin, compared in float64.
+        threshold: lowest score, compared in float64.
         cosine_floor: lowest cosine, compared in float64.
 
-    Returns: the chosen pairs. Pairs with an undefined (NaN) margin are never among them.
+    Returns: the chosen pairs. Pairs with an undefined (NaN) score are never among them.
     Raises: ValueError for an unknown retrieval or a limit that is NaN.
     Reference: Artetxe and Schwenk 2019, section 3.2.
     """
     check_limits(threshold, cosine_floor)
     # numpy would round a Python float to float32 first, and a midpoint of two float32 onto one of them.
-    eligible = (pairs.margin.astype(np.float64) >= threshold) & (pairs.cosine.astype(np.float64) >= cosine_floor)
+    eligible = (pairs.score.astype(np.float64) >= threshold) & (pairs.cosine.astype(np.float64) >= cosine_floor)
     pool = pairs.take(np.flatnonzero(eligible))
     known_source, source = np.unique(pool.source_ids, return_inverse=True)
     known_target, target = np.unique(pool.target_ids, return_inverse=True)
@@ -197,17 +212,17 @@ def check_limits(threshold: float, cosine_floor: float) -> None:
         raise ValueError(f"select: threshold {threshold} and cosine floor {cosine_floor} must be numbers")
 
 
-def _best_first(source_ids: Int64Array, target_ids: Int64Array, margin: Float32Array) -> IndexArray:
-    """Sort by margin descending (NaN last), then source id, then target id.
+def _best_first(source_ids: Int64Array, target_ids: Int64Array, score: Float32Array) -> IndexArray:
+    """Sort by score descending (NaN last), then source id, then target id.
 
     Pairs that are in the order of their ids already, as those of `candidates` mostly are, need one sort of numbers that
-    hold a margin and a position. It is many times faster than three stable sorts in turn.
+    hold a score and a position. It is many times faster than three stable sorts in turn.
     """
     by_source = source_ids[1:] > source_ids[:-1]
     in_order = by_source | ((source_ids[1:] == source_ids[:-1]) & (target_ids[1:] >= target_ids[:-1]))
-    if margin.dtype != np.float32 or len(margin) >= 2**32 or not in_order.all():
-        return np.lexsort((target_ids, source_ids, -margin))
-    keys = (descending_bits(margin).astype(np.uint64) << np.uint64(32)) | np.arange(len(margin), dtype=np.uint64)
+    if score.dtype != np.float32 or len(score) >= 2**32 or not in_order.all():
+        return np.lexsort((target_ids, source_ids, -score))
+    keys = (descending_bits(score).astype(np.uint64) << np.uint64(32)) | np.arange(len(score), dtype=np.uint64)
     keys.sort()
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
 

@@ -2,20 +2,22 @@
 
 Pairs are gathered until a buffer is full, which is then sorted and put aside as a run. In the end all runs are merged,
 a block of each at a time. The order is total, so neither the size of the buffer nor the order in which pairs come
-changes anything, and pairs of equal margins need no care of their own.
+changes anything, and pairs of equal scores need no care of their own.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, descending_bits
+from emsmine.mining.neighbours import NOT_GIVEN, BoolArray, Float32Array, Int64Array, descending_bits
 
-PAIR_BYTES = 16
-"""A stored pair: margin, source, target and cosine, 32 bits each; a flag is the highest bit of source and of target."""
+PAIR_BYTES = 24
+"""A stored pair: score, source, target, cosine, margin, mark, 32 bits each; the highest bits of source and target are
+flags."""
+_COLUMNS = PAIR_BYTES // 4
 _FLAG = np.uint32(1 << 31)
 _PIECE = 1 << 17
 """Pairs given back at a time, at most."""
@@ -49,9 +51,19 @@ class NumberedPairs:
     margin: Float32Array
     in_forward: BoolArray
     in_backward: BoolArray
+    score: Float32Array = field(default_factory=lambda: NOT_GIVEN)
+    """The margin unless it is given."""
+    mark: NDArray[np.uint32] = field(default_factory=lambda: NOT_GIVEN)
+    """A number that stays with the pair; 0 unless it is given."""
+
+    def __post_init__(self) -> None:
+        if self.score is NOT_GIVEN:
+            object.__setattr__(self, "score", self.margin)
+        if self.mark is NOT_GIVEN:
+            object.__setattr__(self, "mark", np.zeros(len(self.score), dtype=np.uint32))
 
     def __len__(self) -> int:
-        return len(self.margin)
+        return len(self.score)
 
     def take(self, positions: "NDArray[np.intp] | BoolArray") -> "NumberedPairs":
         """Keep the pairs at these positions."""
@@ -62,11 +74,13 @@ class NumberedPairs:
             self.margin[positions],
             self.in_forward[positions],
             self.in_backward[positions],
+            self.score[positions],
+            self.mark[positions],
         )
 
 
 class PairSorter:
-    """Takes pairs in any order and gives them back best first: margin descending, then source, then target.
+    """Takes pairs in any order and gives them back best first: score descending, then source, then target.
 
     Args:
         buffer_pairs: pairs in memory; about 80 bytes each are taken while they are sorted.
@@ -76,7 +90,7 @@ class PairSorter:
     def __init__(self, buffer_pairs: int, open_scratch: Callable[[], Scratch]) -> None:
         if buffer_pairs < 1:
             raise ValueError(f"select: a buffer of {buffer_pairs} pairs; it must hold at least 1")
-        self._buffer = np.empty((buffer_pairs, 4), dtype=np.uint32)
+        self._buffer = np.empty((buffer_pairs, _COLUMNS), dtype=np.uint32)
         self._filled = 0
         self._open_scratch = open_scratch
         self._scratch: Scratch | None = None
@@ -84,7 +98,7 @@ class PairSorter:
         self.num_pairs = 0
 
     def add(self, pairs: NumberedPairs) -> None:
-        """Take pairs, whose margins are no NaN; a pair may come once only."""
+        """Take pairs, whose scores are no NaN; a pair may come once only."""
         records = _encode(pairs)
         while len(records):
             room = len(self._buffer) - self._filled
@@ -133,7 +147,7 @@ class _Run:
     def __init__(self, scratch: Scratch, start: int, stop: int, block: int) -> None:
         self._scratch = scratch
         self._next, self._stop, self._block = start, stop, block
-        self._records = np.zeros((0, 4), dtype=np.uint32)
+        self._records = np.zeros((0, _COLUMNS), dtype=np.uint32)
         self._keys = np.zeros(0, dtype=np.uint64)
 
     def fill(self) -> bool:
@@ -141,7 +155,7 @@ class _Run:
         wanted = min(self._block - len(self._records), self._stop - self._next)
         if wanted:
             data = self._scratch.read(self._next * PAIR_BYTES, wanted * PAIR_BYTES)
-            new = np.frombuffer(data, dtype=np.uint32).reshape(wanted, 4)
+            new = np.frombuffer(data, dtype=np.uint32).reshape(wanted, _COLUMNS)
             self._next += wanted
             self._records = np.concatenate([self._records, new])
             self._keys = np.concatenate([self._keys, _keys(new)])
@@ -170,18 +184,20 @@ class _Run:
 
 
 def _encode(pairs: NumberedPairs) -> Records:
-    records = np.empty((len(pairs), 4), dtype=np.uint32)
-    records[:, 0] = pairs.margin.view(np.uint32)
+    records = np.empty((len(pairs), _COLUMNS), dtype=np.uint32)
+    records[:, 0] = pairs.score.view(np.uint32)
     records[:, 1] = pairs.source
     records[:, 2] = pairs.target
     records[:, 3] = pairs.cosine.view(np.uint32)
+    records[:, 4] = pairs.margin.view(np.uint32)
+    records[:, 5] = pairs.mark
     records[pairs.in_forward, 1] |= _FLAG
     records[pairs.in_backward, 2] |= _FLAG
     return records
 
 
 def _decode(records: Records) -> NumberedPairs:
-    margin, cosine = (np.ascontiguousarray(records[:, column]).view(np.float32) for column in (0, 3))
+    score, cosine, margin = (np.ascontiguousarray(records[:, column]).view(np.float32) for column in (0, 3, 4))
     return NumberedPairs(
         (records[:, 1] & ~_FLAG).astype(np.int64),
         _target(records).astype(np.int64),
@@ -189,6 +205,8 @@ def _decode(records: Records) -> NumberedPairs:
         margin,
         records[:, 1] >= _FLAG,
         records[:, 2] >= _FLAG,
+        score,
+        records[:, 5].copy(),
     )
 
 
@@ -202,9 +220,9 @@ def _target(records: Records) -> NDArray[np.uint32]:
 
 
 def _keys(records: Records) -> NDArray[np.uint64]:
-    """Numbers that ascend with margin, best first, then source."""
-    margin = descending_bits(np.ascontiguousarray(records[:, 0]).view(np.float32))
-    return (margin.astype(np.uint64) << np.uint64(32)) | (records[:, 1] & ~_FLAG)
+    """Numbers that ascend with score, best first, then source."""
+    score = descending_bits(np.ascontiguousarray(records[:, 0]).view(np.float32))
+    return (score.astype(np.uint64) << np.uint64(32)) | (records[:, 1] & ~_FLAG)
 
 
 def _sorted(records: Records) -> Records:
@@ -215,7 +233,7 @@ def _sorted(records: Records) -> Records:
     is_tied[1:] = ordered[1:] == ordered[:-1]
     is_tied[:-1] |= is_tied[1:]
     if is_tied.any():
-        # Few sentences have two pairs of one margin: only these are sorted again, among the places that they have.
+        # Few sentences have two pairs of one score: only these are sorted again, among the places that they have.
         tied = order[is_tied]
         order[is_tied] = tied[np.lexsort((_target(records[tied]), keys[tied]))]
     return records[order]

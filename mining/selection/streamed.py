@@ -137,29 +137,37 @@ class Selection:
         Returns: the chosen pairs, best first, in pieces.
         Raises: ValueError for an unknown retrieval.
         """
+        source, target = self._scorer.source.numbering, self._scorer.target.numbering
+        chooser = PairSelector(retrieval, len(source), len(target))
+        for pairs in self._scorer.sorter.best_first():
+            yield self._described(
+                pairs.take(chooser.choose(pairs.source, pairs.target, pairs.in_forward, pairs.in_backward))
+            )
+
+    def eligible(self) -> Iterator[tuple[Candidates, Suspicion]]:
+        """Return all eligible candidates, best first, in pieces, and what is suspicious; to be called once."""
+        for pairs in self._scorer.sorter.best_first():
+            yield self._described(pairs)
+
+    def _described(self, pairs: NumberedPairs) -> tuple[Candidates, Suspicion]:
         scorer, source, target = self._scorer, self._scorer.source, self._scorer.target
-        chooser = PairSelector(retrieval, len(source.numbering), len(target.numbering))
-        for pairs in scorer.sorter.best_first():
-            chosen = pairs.take(chooser.choose(pairs.source, pairs.target, pairs.in_forward, pairs.in_backward))
-            marks = mark(
-                chosen.cosine,
-                source.few[chosen.source] | target.few[chosen.target],
-                source.typical,
-                target.typical,
-                margin=scorer.margin,
-                threshold=scorer.threshold,
-            )
-            yield (
-                Candidates(
-                    source.numbering.ids_of(chosen.source),
-                    target.numbering.ids_of(chosen.target),
-                    chosen.cosine,
-                    chosen.margin,
-                    chosen.in_forward,
-                    chosen.in_backward,
-                ),
-                marks,
-            )
+        marks = mark(
+            pairs.cosine,
+            source.few[pairs.source] | target.few[pairs.target],
+            source.typical,
+            target.typical,
+            margin=scorer.margin,
+            threshold=scorer.threshold,
+        )
+        named = Candidates(
+            source.numbering.ids_of(pairs.source),
+            target.numbering.ids_of(pairs.target),
+            pairs.cosine,
+            pairs.margin,
+            pairs.in_forward,
+            pairs.in_backward,
+        )
+        return named, marks
 
 
 def score_streamed(

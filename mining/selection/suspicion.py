@@ -8,6 +8,7 @@ collection instead of the pair's own.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emsmine.mining.neighbours import BoolArray, Float32Array, Int64Array, Neighbours, check_ids
 from emsmine.mining.selection.margin import margin_scores
@@ -31,6 +32,15 @@ class Suspicion:
 
     low_cosine: BoolArray
     few_neighbours: BoolArray
+
+    def codes(self) -> NDArray[np.uint32]:
+        """Return the reasons of each pair as bits, in the order of `REASONS`; `of_codes` reads them."""
+        return self.low_cosine.astype(np.uint32) | (self.few_neighbours.astype(np.uint32) << np.uint32(1))
+
+    @classmethod
+    def of_codes(cls, codes: NDArray[np.uint32]) -> "Suspicion":
+        """Read what `codes` returned."""
+        return cls((codes & 1).astype(bool), (codes & 2).astype(bool))
 
     def labels(self) -> list[str]:
         """Return the reasons of each pair, joined by commas in the order of `REASONS`; "" for nothing suspicious."""

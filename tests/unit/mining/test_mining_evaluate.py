@@ -110,7 +110,7 @@ def test_sides_that_do_not_correspond_are_refused(task: Callable[..., RetrievalH
 def test_precision_and_recall_by_hand() -> None:
     # Gold has four pairs; ranks 1 and 3 are right. F1 = 2 * correct / (mined + gold).
     curve = precision_recall_curve(mined(1.5, 1.25, 1.125, 1.0), {(0, 0), (2, 2), (7, 7), (8, 8)})
-    assert curve.margin.tolist() == [1.5, 1.25, 1.125, 1.0]
+    assert curve.score.tolist() == [1.5, 1.25, 1.125, 1.0]
     assert curve.num_pairs.tolist() == [1, 2, 3, 4]
     assert curve.precision.tolist() == [1, 1 / 2, 2 / 3, 2 / 4]
     assert curve.recall.tolist() == [1 / 4, 1 / 4, 2 / 4, 2 / 4]
