@@ -74,6 +74,7 @@ bench: setup  ## measure speed and memory; figures go to docs/benchmarks.md
 train-default: setup  ## train the shipped model again (put pair files into train-data/ first)
 	$(BIN)/emsmine train encoder/recipes/default.toml
 	$(BIN)/emsmine train encoder/recipes/default-hard.toml
+	$(BIN)/emsmine train-scorer encoder/recipes/scorer.toml
 
 clean:  ## remove everything that was built
 	rm -rf $(VENV) .types .mypy_cache .ruff_cache .pytest_cache .hypothesis out build dist *.egg-info

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CRAWL = ROOT.parent / "shared" / "data" / "crawl" / "docs-crawl.warc.gz"
-STAGES = ("ingest", "dedup", "langid", "encode", "index", "search", "select", "filter", "export")
+STAGES = ("ingest", "dedup", "langid", "encode", "index", "search", "rescore", "select", "filter", "export")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # Some machines pin an old OpenBLAS kernel for other programs' sake; ours is new enough to choose by itself.
 for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
@@ -74,7 +74,8 @@ def bench_encoder(sentences: list[str]) -> list[str]:
     import numpy as np
     import torch
 
-    from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+    from emsmine.encoder.ems import EMSEncoder
+    from emsmine.encoder.folders import pretrained_folder
 
     torch.set_num_threads(1)
     load = median_seconds(lambda: EMSEncoder(pretrained_folder("default"), device="cpu"), 3)

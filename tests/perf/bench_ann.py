@@ -39,7 +39,8 @@ NOISE = {"sentence": 0.7, "translation": 0.8}
 
 def encode_texts(path: Path) -> tuple[npt.NDArray[np.float16], ...]:
     """Encode the distinct texts of both sides of a pair file, in an order that has nothing to do with the pairs."""
-    from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+    from emsmine.encoder.ems import EMSEncoder
+    from emsmine.encoder.folders import pretrained_folder
     from emsmine.lines import unpacked_lines
 
     encoder = EMSEncoder(pretrained_folder("default"), device="cpu")

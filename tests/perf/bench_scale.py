@@ -84,7 +84,8 @@ def mixtures(rows: int) -> Iterator[tuple[Array, Array]]:
 
 def texts(rows: int, folder: Path) -> Iterator[tuple[Array, Array]]:
     """Yield shards of real vectors; every file gives its share, partners of what is taken come first."""
-    from emsmine.encoder.ems import EMSEncoder, pretrained_folder
+    from emsmine.encoder.ems import EMSEncoder
+    from emsmine.encoder.folders import pretrained_folder
     from emsmine.lines import unpacked_lines
 
     files, other, english = sorted(folder.glob("*-en.tsv.zst")), dict[str, str](), dict[str, None]()

@@ -1,12 +1,15 @@
-"""Prepare the pairs that the shipped model is trained on: clean, distinct, and apart from every evaluation sentence.
+"""Prepare the pairs that encoder and pair scorer are trained on: clean, distinct, apart from what is evaluated on.
 
 Dropped are repeated pairs, pairs that a rule of `emsmine filter` refuses, pairs of a source whose text is not in the
 language it is filed under, and pairs with a side near (Jaccard similarity of the pieces at least 0.6, as
-`emsmine.mining.text.overlap` finds it) to any sentence of the evaluation sets: Tatoeba, and both sides of the mining
-sets with their distractors. English counts whatever language it is paired with.
+`emsmine.mining.text.overlap` finds it) to a sentence of Tatoeba or of a gold pair of the mining sets. English counts
+whatever language it is paired with. Pairs near a mere distractor stay.
+
+A tenth of the pairs, chosen by their English side, is kept from the encoder: the pair scorer learns from pairs whose
+words were not trained on each other.
 
 Needs `../shared/data` beside the repository; takes about 40 minutes of processor time, in one process for each core.
-Writes `<xx>-en.tsv` files (text, English, source tag) and `report.json` with the counts.
+Writes `encoder/<xx>-en.tsv` and `held-out/<xx>-en.tsv` (text, English, source tag) and `report.json` with the counts.
 
 Usage: python tests/perf/model_data.py OUTPUT [CODE ...]
 
@@ -20,10 +23,11 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from model_overlap import DATA, MINING_PAIRS, lines_with_tabs, read_tests, unpack_tatoeba
+from model_overlap import DATA, lines_with_tabs, read_tests, unpack_tatoeba
 
 from emsmine import languages
 from emsmine.mining.text.langid import UNDETERMINED, LanguageIdentifier, load_identifier
@@ -32,6 +36,10 @@ from emsmine.mining.text.overlap import OverlapIndex
 from emsmine.mining.text.rules import PairView, Rule, default_rules
 
 NEAR = 0.6
+# One pair of so many is kept from the encoder.
+HELD_OUT = 10
+PARTS = ("encoder", "held-out")
+FOLDERS = ("train", "train-2")
 ENGLISH = "eng_Latn"
 # A source is looked at if it has this many texts of this many characters; fewer, or shorter, tell little.
 _AUDIT_TEXTS, _AUDIT_CHARACTERS = 50, 40
@@ -50,10 +58,6 @@ class State:
         tests = read_tests(codes, tatoeba)
         self.texts = {code: set(test.foreign) for code, test in tests.items()}
         english = {text for test in tests.values() for text in test.english}
-        for pair in MINING_PAIRS:
-            for lang in pair.split("-"):
-                lines = lines_with_tabs(DATA / "mining-dev" / f"{pair}.{lang}.zst")
-                (english if lang == "en" else self.texts[lang]).update(line.split("\t", 1)[1] for line in lines)
         self.english = OverlapIndex(sorted(english), ENGLISH, threshold=NEAR)
         self.rules: list[Rule] = [rule for rule in default_rules() if rule.name != "wrong_language"]
         self.identifier: LanguageIdentifier = load_identifier()
@@ -68,7 +72,7 @@ class State:
 
 
 def training_files() -> list[Path]:
-    """List the training files, largest first."""
+    """List the training files of the first part, which has all languages, largest first."""
     return sorted((DATA / "train").glob("*-en.tsv.zst"), key=lambda path: -path.stat().st_size)
 
 
@@ -99,12 +103,15 @@ def prepare(code: str, output: Path) -> tuple[str, dict[str, Any]]:
     """Write the pairs of a language that may stay; returns its code and counts."""
     lang = languages.resolve(code)
     index = OverlapIndex(sorted(state.texts[code]), lang, threshold=NEAR)
-    lines = lines_with_tabs(DATA / "train" / f"{code}-en.tsv.zst")
+    files = [DATA / folder / f"{code}-en.tsv.zst" for folder in FOLDERS]
+    lines = (line for file in files if file.exists() for line in lines_with_tabs(file))
     rows = [[sanitise(column) for column in line.split("\t")[:3]] for line in lines]
     wrong = wrong_sources(rows, lang)
     seen: set[bytes] = set()
     counts: Counter[str] = Counter(pairs=len(rows))
-    with (output / f"{code}-en.tsv").open("w", encoding="utf-8", newline="\n") as stream:
+    with ExitStack() as stack:
+        paths = [output / part / f"{code}-en.tsv" for part in PARTS]
+        streams = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in paths]
         for text, english, source in rows:
             key = hash128(f"{dedup_key(text)}\t{dedup_key(english)}")
             view = PairView(text, english, lang, ENGLISH)
@@ -113,16 +120,18 @@ def prepare(code: str, output: Path) -> tuple[str, dict[str, Any]]:
             reason = reason or next((rule.name for rule in state.rules if not rule.accept(rule.score(view))), None)
             if reason is None and (index.near(text) or state.near_english(english)):
                 reason = "near evaluation"
-            counts[reason or "kept"] += 1
+            part = int.from_bytes(hash128(dedup_key(english))[:4], "big") % HELD_OUT == 0
+            counts[reason or PARTS[part]] += 1
             if reason is None:
-                stream.write(f"{text}\t{english}\t{source}\n")
+                streams[part].write(f"{text}\t{english}\t{source}\n")
     return code, {"counts": dict(counts), "wrong_sources": wrong}
 
 
 def main() -> None:
     """Prepare every training file."""
     output = Path(sys.argv[1])
-    output.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        (output / part).mkdir(parents=True, exist_ok=True)
     codes = [path.name.removesuffix("-en.tsv.zst") for path in training_files()]
     codes = [code for code in codes if len(sys.argv) == 2 or code in sys.argv[2:]]
     report: dict[str, Any] = {}
