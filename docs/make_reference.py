@@ -27,7 +27,8 @@ Every command, exit code, setting, rule and reason, as the code has them. The [g
 used, file formats stand in [formats.md](formats.md).
 
 - [Commands](#commands) · [Exit codes](#exit-codes) · [Run settings](#run-settings) · [Rules](#rules)
-- [Reasons](#reasons) · [Training settings](#training-settings) · [Bootstrap settings](#bootstrap-settings)
+- [Reasons](#reasons) · [Training settings](#training-settings) ·
+[Scorer settings](#scorer-settings) · [Bootstrap settings](#bootstrap-settings)
 """
 
 _STAGES = """\
@@ -67,14 +68,14 @@ Why rows are dropped, by step. The funnel counts all of them; samples are in `re
 """
 
 _SUSPICIONS = """\
-Chosen pairs may be marked as suspicious; nothing is dropped for that ([guide](guide.md#suspicious-pairs)):
+Chosen pairs may be marked as suspicious; nothing is dropped for that ([guide](scores.md#suspicious-pairs)):
 """
 
 
 def reference() -> str:
     """Return the whole page."""
     parts = [_INTRODUCTION, *_commands(), *_exit_codes(), *_run_settings(), *_rules(), *_reasons()]
-    parts += [*_training_settings(), *_bootstrap_settings()]
+    parts += [*_training_settings(), *_scorer_settings(), *_bootstrap_settings()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part.strip())
 
 
@@ -313,6 +314,17 @@ def _training_settings() -> Iterator[str]:
     tables = dataclasses.asdict(TrainingConfig()).keys()
     rows = [row for name in tables for row in _field_rows(type(getattr(TrainingConfig(), name)), f"{name}.")]
     yield _table(("setting", "default", "meaning"), rows)
+
+
+def _scorer_settings() -> Iterator[str]:
+    from emsmine.pipelines.direct.scorer_data import ScorerData
+    from emsmine.pipelines.direct.train_scorer import ScorerRun, ScorerTraining
+
+    yield "## Scorer settings\n"
+    yield "The tables of a configuration of `emsmine train-scorer`; see [A pair scorer](training.md#a-pair-scorer).\n"
+    for name, kind in (("run", ScorerRun), ("data", ScorerData), ("training", ScorerTraining)):
+        yield f"`[{name}]`\n"
+        yield _table(("setting", "default", "meaning"), list(_field_rows(kind, f"{name}.")))
 
 
 def _bootstrap_settings() -> Iterator[str]:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from emsmine import errors, languages
     from emsmine.encoder.protocol import Encoder
     from emsmine.encoder.registry import load_encoder
+    from emsmine.mining.scoring.explain import Explanation
     from emsmine.pipelines.direct.api import mine, score, search
+    from emsmine.pipelines.direct.explain import explain
     from emsmine.pipelines.direct.results import Embeddings, Funnel, Pair, Pairs, Rejects, Scores, SearchResult
     from emsmine.pipelines.direct.run import run
     from emsmine.pipelines.direct.run_directory import Run, read_embeddings
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Embeddings",
     "Encoder",
+    "Explanation",
     "Funnel",
     "Pair",
     "Pairs",
@@ -33,6 +36,7 @@ __all__ = [
     "SearchResult",
     "__version__",
     "errors",
+    "explain",
     "languages",
     "load_encoder",
     "mine",
@@ -46,6 +50,8 @@ _HOMES = {
     "Encoder": "emsmine.encoder.protocol",
     "load_encoder": "emsmine.encoder.registry",
     **dict.fromkeys(("mine", "score", "search"), "emsmine.pipelines.direct.api"),
+    "Explanation": "emsmine.mining.scoring.explain",
+    "explain": "emsmine.pipelines.direct.explain",
     "run": "emsmine.pipelines.direct.run",
     **dict.fromkeys(
         ("Embeddings", "Funnel", "Pair", "Pairs", "Rejects", "Scores", "SearchResult"),

@@ -13,10 +13,32 @@ from emsmine.errors import ConfigError
 
 
 def setting(
-    default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = -math.inf, high: float = math.inf
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    kind: type | None = None,
 ) -> Any:
-    """Declare a setting with its help text, allowed words, lowest and highest value."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
+    """Declare a setting with its help text, allowed words, lowest and highest value.
+
+    Args:
+        default: None where the value follows from other settings unless it is given; `kind` tells its type then.
+        text: the help text.
+        choices: allowed words.
+        low: lowest value.
+        high: highest value.
+        kind: type of the value, where the default does not tell it.
+    """
+    limits = {"choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata={"help": text, **limits, "kind": kind or type(default)})
+
+
+def kind_of(field: "dataclasses.Field[Any]") -> type:
+    """Return the type of a setting's value."""
+    kind: type = field.metadata.get("kind", type(field.default))
+    return kind
 
 
 def check_table(kind: type[Any], values: Any, where: str, joint: str = " ") -> dict[str, Any]:
@@ -51,7 +73,9 @@ def check_value(field: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
     Raises:
         ConfigError: wrong type, unknown word, or out of range.
     """
-    wanted: type = type(field.default)
+    wanted = kind_of(field)
+    if value is None and field.default is None:
+        return None
     if wanted is tuple:
         value = _check_list(field, value, where)
     elif wanted is float and type(value) is int:

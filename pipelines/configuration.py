@@ -8,7 +8,7 @@ from typing import Any
 from emsmine import languages
 from emsmine.errors import ConfigError
 from emsmine.fields import check_table
-from emsmine.pipelines.settings import STAGE_SETTINGS, SelectSettings, Settings
+from emsmine.pipelines.settings import STAGE_SETTINGS, Settings
 from emsmine.pipelines.store import inside
 from emsmine.pipelines.store.layout import CONFIG_NAME
 from emsmine.toml import parse_toml, read_toml
@@ -56,12 +56,6 @@ def build_settings(
             raise ConfigError(f"config: [{stage}] must be a table, got {type(table).__name__}")
         values = check_table(kind, {**table, **overrides.get(stage, {})}, f"config: {stage}", ".")
         stages[stage] = kind(**{name: _in_order(kind, name, value) for name, value in values.items()})
-    chosen = {**base.get("select", {}), **overrides.get("select", {})}
-    if stages["select"].margin != "ratio" and "threshold" not in chosen:
-        raise ConfigError(
-            f"config: select.margin {stages['select'].margin} needs a select.threshold of its own (--threshold): the "
-            f"default {SelectSettings.threshold} is for ratio margins"
-        )
     for key in ("inputs", "pairs"):
         value = base.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -117,7 +111,8 @@ def to_toml(settings: Settings) -> str:
     lines += [f"reuse = {_toml(settings.reuse)}"] if settings.reuse else []
     for stage in STAGE_SETTINGS:
         lines.append(f"\n[{stage}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(getattr(settings, stage)).items()]
+        values = dataclasses.asdict(getattr(settings, stage)).items()
+        lines += [f"{key} = {_toml(value)}" for key, value in values if value is not None]
     return "\n".join(lines) + "\n"
 
 

@@ -51,9 +51,14 @@ REASONS: dict[str, dict[str, str]] = {
     "search.audit": {
         "neighbour_not_found": "an approximate search missed this exact neighbour of a sampled sentence",
     },
+    "rescore.collect": {
+        "undefined_margin": "the margin cannot be computed",
+        "below_least_margin": "the sentences are farther apart than from those around them (ratio margin below 0.95)",
+        "below_cosine_floor": "the cosine is below `cosine_floor`",
+    },
     "select.select": {
         "undefined_margin": "the margin cannot be computed",
-        "below_threshold": "the margin is below `threshold`",
+        "below_threshold": "the score is below `threshold`",
         "below_cosine_floor": "the cosine is below `cosine_floor`",
         "not_retrieved": "good enough, but `retrieval` gave a sentence of the pair a better partner",
     },

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from emsmine.errors import ConfigError
 from emsmine.fields import setting
 from emsmine.mining.approximate.choice import ENGINES
-from emsmine.mining.selection import MARGINS, RETRIEVALS
+from emsmine.mining.selection import MARGINS, RETRIEVALS, SCORES
 from emsmine.mining.text.rules import RulesConfig
 from emsmine.pipelines.readers.formats import FORMATS
 
@@ -84,13 +85,65 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
+class RescoreSettings:
+    """From neighbours to candidate pairs with the probability that they are translations."""
+
+    rescore: bool | None = setting(
+        None,
+        "read both sentences of every candidate before pairs are chosen (the default with an encoder that has a "
+        "scorer, as ems:default)",
+        kind=bool,
+    )
+    scorer: str = setting("auto", "model whose pair scorer is used; auto: the encoder's own, or that of ems:default")
+    documents: bool = setting(
+        True, "let pairs gain whose two documents hold other pairs (`run` only; `mine` knows no documents)"
+    )
+
+
+RATIO_THRESHOLD = 1.2
+"""Lowest ratio margin of a pair, unless another is given."""
+PROBABILITY_THRESHOLD = 0.5
+"""Lowest probability of a rescored pair, unless another is given."""
+
+
+@dataclass(frozen=True)
 class SelectSettings:
-    """From neighbours to candidate pairs."""
+    """From candidates to chosen pairs."""
 
     margin: str = setting("ratio", "margin function", choices=MARGINS)
     retrieval: str = setting("max", "how pairs are chosen among the candidates", choices=RETRIEVALS)
-    threshold: float = setting(1.2, "lowest margin of a pair")
+    sort_by: str = setting("probability", "what rescored pairs are chosen and sorted by", choices=SCORES)
+    threshold: float | None = setting(
+        None,
+        f"lowest score of a pair ({PROBABILITY_THRESHOLD:g} for a probability, {RATIO_THRESHOLD:g} for a ratio margin "
+        "unless asked otherwise)",
+        kind=float,
+    )
     cosine_floor: float = setting(0.35, "lowest cosine of a pair")
+
+    def score(self, *, rescored: bool) -> str:
+        """Return what pairs are chosen by: `probability` or `margin`."""
+        return self.sort_by if rescored else "margin"
+
+    def lowest_score(self, *, rescored: bool) -> float:
+        """Return the threshold that holds.
+
+        Raises:
+            ConfigError: it is none of a probability, or a margin has no default.
+        """
+        if self.score(rescored=rescored) == "probability":
+            if self.threshold is not None and not 0 <= self.threshold <= 1:
+                raise ConfigError(
+                    f"select.threshold {self.threshold:g}: the score of rescored pairs is a probability, 0 to 1; give "
+                    "one, or choose by margins (--sort-by margin), or do not rescore (--no-rescore)"
+                )
+            return PROBABILITY_THRESHOLD if self.threshold is None else self.threshold
+        if self.threshold is None and self.margin != "ratio":
+            raise ConfigError(
+                f"select.margin {self.margin} needs a select.threshold of its own (--threshold): the default "
+                f"{RATIO_THRESHOLD} is for ratio margins"
+            )
+        return RATIO_THRESHOLD if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
@@ -197,8 +250,13 @@ class Settings:
             "audit": StepEntry("sampled neighbours → found"),
         },
     )
+    rescore: RescoreSettings = _stage(
+        RescoreSettings(),
+        "read both sentences of every candidate",
+        {"collect": StepEntry("candidates → to be rescored", "by pair"), "look": _UNSEEN, "score": _UNSEEN},
+    )
     select: SelectSettings = _stage(
-        SelectSettings(), "choose pairs by margin", {"select": StepEntry("candidates → chosen pairs", "by pair")}
+        SelectSettings(), "choose pairs by score", {"select": StepEntry("candidates → chosen pairs", "by pair")}
     )
     filter: RulesConfig = _stage(
         RulesConfig(),

@@ -50,6 +50,9 @@ log_every = 4
 inputs = ["{data}/crawl"]
 pairs = ["de-en", "es-fr"]
 
+[mine.rescore]
+rescore = false
+
 [mine.select]
 threshold = 0.0
 cosine_floor = -1.0

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.pipelines.cli.main import run_cli
 from emsmine.pipelines.runner.run import RunOptions, run_stages
-from emsmine.pipelines.settings import Settings
+from emsmine.pipelines.settings import RescoreSettings, Settings
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import TaskSpec
 
@@ -135,6 +135,11 @@ PAIRS = ("es-fr", "de-en")
 NUM_PARALLEL = 24
 PER_PAGE = 6
 
+BY_MARGIN = RescoreSettings(rescore=False)
+"""The stage of a run that chooses by margin."""
+MARGIN_OF_ONE = ("--no-rescore", "--threshold", "1.0")
+"""Flags of a run whose pairs do not hang on the quality of the shipped model."""
+
 
 def pages(lang: str) -> dict[str, str]:
     """Return the text of each page of a language by URL: six sentences a page, in two paragraphs."""
@@ -229,8 +234,8 @@ def emsmine(*args: object, stdin: bytes = b"") -> Result:
 
 
 def run(inputs: Sequence[Path], output: Path, *more: object, pairs: Sequence[str] = PAIRS, workers: int = 1) -> Result:
-    """Call `emsmine run` with a threshold that does not hang on the quality of the shipped model."""
-    return emsmine("run", *inputs, "-p", ",".join(pairs), "-o", output, "-j", workers, "--threshold", "1.0", *more)
+    """Call `emsmine run`, by margin, see `MARGIN_OF_ONE`."""
+    return emsmine("run", *inputs, "-p", ",".join(pairs), "-o", output, "-j", workers, *MARGIN_OF_ONE, *more)
 
 
 def tree(root: Path, *, config: bool = True) -> dict[str, str]:

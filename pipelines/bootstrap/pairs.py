@@ -20,7 +20,7 @@ from emsmine.lines import unpacked_lines
 from emsmine.mining.evaluate import bootstrap_interval, content_hash, signature, tatoeba_accuracy
 from emsmine.mining.text.normalise import dedup_key, sanitise
 from emsmine.pipelines.direct.evaluation import encoder_fields
-from emsmine.pipelines.stages.export import in_export_order
+from emsmine.pipelines.stages.export import best_first, in_export_order
 from emsmine.pipelines.store.files import AtomicFile, new_attempt, sync_directory
 from emsmine.pipelines.store.layout import pair_folder
 from emsmine.pipelines.store.parquet import read_table
@@ -120,7 +120,7 @@ class MinedCounts:
 
 
 def write_mined(store: Store, pair: tuple[str, str], folder: Path, known: Known, max_pairs: int) -> MinedCounts:
-    """Write the kept pairs of a finished run as `<xx>-<yy>.tsv`: source, target, margin; best margin first.
+    """Write the kept pairs of a finished run as `<xx>-<yy>.tsv`: source, target, score; best score first.
 
     Args:
         store: the run directory.
@@ -138,7 +138,7 @@ def write_mined(store: Store, pair: tuple[str, str], folder: Path, known: Known,
     kept = 0
     file = AtomicFile(folder / f"{name}.tsv", new_attempt())
     try:
-        for margin, source, target in _ranked(store, pair):
+        for score, source, target in _ranked(store, pair):
             reason = known.reason(name, langs, (source, target))
             if not reason and max_pairs and kept == max_pairs:
                 reason = "over_max_pairs"
@@ -146,7 +146,7 @@ def write_mined(store: Store, pair: tuple[str, str], folder: Path, known: Known,
                 dropped[reason] += 1
                 continue
             kept += 1
-            file.write(f"{source}\t{target}\t{margin:.6f}\n".encode())
+            file.write(f"{source}\t{target}\t{score:.6f}\n".encode())
         _publish(file)
     except BaseException:
         file.discard()
@@ -161,7 +161,7 @@ def _publish(file: AtomicFile) -> None:
 
 
 def _ranked(store: Store, pair: tuple[str, str]) -> Iterator[tuple[float, str, str]]:
-    """Yield margin and both texts of the kept pairs in the order of the exported files."""
+    """Yield score and both texts of the kept pairs in the order of the exported files."""
     tables = []
     for ref in store.outputs("filter", "filter", f"pairs/{pair_folder(pair)}"):
         try:
@@ -170,12 +170,10 @@ def _ranked(store: Store, pair: tuple[str, str]) -> Iterator[tuple[float, str, s
             raise CorruptOutputError(
                 f"bootstrap: {error}; or delete {store.root} and run the same command again"
             ) from error
-    keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
-    table = pa.concat_tables(tables).sort_by(keys)
-    table, _, _ = in_export_order(table, *pair)
-    for batch in table.select(["margin", "source_text", "target_text"]).to_batches(max_chunksize=8192):
-        margins, sources, targets = (batch[name].to_pylist() for name in batch.schema.names)
-        yield from zip(margins, map(sanitise, sources), map(sanitise, targets), strict=True)
+    table, _, _ = in_export_order(best_first(pa.concat_tables(tables)), *pair)
+    for batch in table.select(["score", "source_text", "target_text"]).to_batches(max_chunksize=8192):
+        scores, sources, targets = (batch[name].to_pylist() for name in batch.schema.names)
+        yield from zip(scores, map(sanitise, sources), map(sanitise, targets), strict=True)
 
 
 def write_training(

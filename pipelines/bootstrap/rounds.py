@@ -31,7 +31,8 @@ from typing import Any
 from emsmine import languages
 from emsmine.encoder.data.pairs import find_pair_files
 from emsmine.encoder.ems import resolve_device
-from emsmine.encoder.model.directory import CONFIG, TOKENIZER, WEIGHTS
+from emsmine.encoder.folders import CONFIG
+from emsmine.encoder.model.directory import TOKENIZER, WEIGHTS
 from emsmine.encoder.registry import load_encoder
 from emsmine.encoder.training.parallel import launched
 from emsmine.encoder.training.run import train

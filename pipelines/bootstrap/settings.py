@@ -39,7 +39,7 @@ class BootstrapSettings:
     rounds: int = 2
     """Rounds in all; `--rounds` wins over it."""
     max_pairs: int = 0
-    """Most mined pairs per language pair and round, best margin first; 0: all."""
+    """Most mined pairs per language pair and round, best score first; 0: all."""
     encoder: str = ""
     """Mines in round 1 instead of one trained on the seed, as in `ems:default`; there may then be no seed."""
 

@@ -9,12 +9,15 @@ import click
 
 from emsmine import languages
 from emsmine.columns import parse_columns
-from emsmine.pipelines.cli.options import APPROXIMATE_ONLY, Command, device_option, overrides, stage_options
+from emsmine.pipelines.cli.options import APPROXIMATE_ONLY, RUN_ONLY, Command, device_option, overrides, stage_options
 from emsmine.pipelines.cli.streams import echo
 from emsmine.pipelines.configuration import build_settings
-from emsmine.pipelines.settings import EncodeSettings
+from emsmine.pipelines.rescoring import load_rescorer, scorer_of
+from emsmine.pipelines.settings import EncodeSettings, RescoreSettings
 
 logger = logging.getLogger(__name__)
+
+_BUCC_STAGES = ("encode", "search", "rescore", "select")
 
 _encoder = click.option("--encoder", default=EncodeSettings.encoder, show_default=True, help="Encoder to evaluate.")
 
@@ -28,9 +31,15 @@ def evaluate() -> None:
 @click.argument("folder", metavar="DIR")
 @click.option("--langs", default="", metavar="LIST", help="Languages, as in de,fr  [default: those of EMS]")
 @click.option("--all", "everything", is_flag=True, help="All languages that the folder holds.")
+@click.option(
+    "--rescore/--no-rescore", default=None, help="Take the most probable of the ten nearest.  [default: the nearest]"
+)
+@click.option("--scorer", default="auto", help="Model whose pair scorer is used  [default: the encoder's own]")
 @_encoder
 @device_option
-def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str) -> None:
+def tatoeba(
+    folder: str, langs: str, everything: bool, rescore: bool | None, scorer: str, encoder: str, device: str
+) -> None:
     """Retrieval accuracy on Tatoeba v1, both directions, per language and mean."""
     codes = [code.strip() for code in langs.split(",") if code.strip()] or list(languages.EMS_CODES)
     wanted = [] if everything else [languages.resolve(code) for code in codes]
@@ -38,7 +47,9 @@ def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str
     from emsmine.pipelines.direct.evaluation import evaluate_tatoeba, find_tatoeba
 
     sets = find_tatoeba(Path(folder), wanted, all_of_them=bool(langs.strip()) and not everything)
-    echo(json.dumps(evaluate_tatoeba(load_encoder(encoder, device=device), sets), indent=1))
+    spec = scorer_of(encoder, RescoreSettings(rescore, scorer)) if rescore or scorer != "auto" else ""
+    rescorer = load_rescorer(spec) if spec else None
+    echo(json.dumps(evaluate_tatoeba(load_encoder(encoder, device=device), sets, rescorer), indent=1))
     logger.info("eval: mine with this encoder: emsmine mine a.de b.en --encoder %s", encoder)
 
 
@@ -47,18 +58,28 @@ def tatoeba(folder: str, langs: str, everything: bool, encoder: str, device: str
 @click.option("--langs", required=True, metavar="PAIRS", help="Pairs, as in de-en,zh-en; English second, as in BUCC.")
 @click.option("--split", default="", help="Part of the file names: sample, training, test.")
 @device_option
-@stage_options(("encode", "search", "select"), APPROXIMATE_ONLY)
+@stage_options(_BUCC_STAGES, (*APPROXIMATE_ONLY, *RUN_ONLY))
 def bucc(folder: str, langs: str, split: str, device: str, **given: Any) -> None:
-    """Mining F1 on sets in BUCC format: at the default threshold, and the best that a tuned one could reach."""
-    settings = build_settings({}, overrides(("encode", "search", "select"), given))
+    """Mining F1 on sets in BUCC format: at the default threshold, and the best that a tuned one could reach.
+
+    With and without rescoring; with several sets, also at the thresholds that are best on the others.
+    """
+    settings = build_settings({}, overrides(_BUCC_STAGES, given))
     from emsmine.encoder.registry import load_encoder
-    from emsmine.pipelines.direct.evaluation import evaluate_bucc, find_bucc
+    from emsmine.pipelines.direct.bucc import evaluate_bucc, find_bucc
 
     sets = [find_bucc(Path(folder), pair.strip(), split) for pair in langs.split(",")]
     encoder = load_encoder(settings.encode.encoder, device=device)
-    results = [
-        evaluate_bucc(encoder, item, k=settings.search.k, settings=settings.select, device=device) for item in sets
-    ]
+    scorer = scorer_of(settings.encode.encoder, settings.rescore)
+    settings.select.lowest_score(rescored=bool(scorer))
+    results = evaluate_bucc(
+        encoder,
+        sets,
+        k=settings.search.k,
+        settings=settings.select,
+        device=device,
+        rescorer=load_rescorer(scorer) if scorer else None,
+    )
     echo(json.dumps(results if len(results) > 1 else results[0], indent=1))
     for result in results:
         if result["best_threshold"] is not None:

@@ -36,6 +36,7 @@ _COMMANDS = {
     "verify": ("emsmine.pipelines.cli.run", "Check every file of a run directory by its hash."),
     "eval": ("emsmine.pipelines.cli.eval", "Evaluate an encoder with the code that mines: tatoeba, bucc, pairs."),
     "train": ("emsmine.pipelines.cli.train", "Train an EMS encoder from a TOML configuration."),
+    "train-scorer": ("emsmine.pipelines.cli.train", "Train the pair scorer of a model from a TOML configuration."),
     "bootstrap": ("emsmine.pipelines.cli.bootstrap", "Train and mine in rounds, from a small seed and plain text."),
     "convert": ("emsmine.pipelines.cli.train", "Convert a released EMS checkpoint into a model directory."),
     "langs": ("emsmine.pipelines.cli.run", "List the languages of the shipped model, or look codes up."),

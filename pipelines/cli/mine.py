@@ -8,6 +8,7 @@ import click
 from emsmine.outputs import check_outputs
 from emsmine.pipelines.cli.options import (
     APPROXIMATE_ONLY,
+    RUN_ONLY,
     command,
     device_option,
     language_options,
@@ -17,11 +18,12 @@ from emsmine.pipelines.cli.options import (
 )
 from emsmine.pipelines.configuration import build_settings
 from emsmine.pipelines.direct.declared import declared_languages
+from emsmine.pipelines.rescoring import load_rescorer, scorer_of
 from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
 
-_STAGES = ("encode", "search", "select")
+_STAGES = ("encode", "search", "rescore", "select")
 
 
 @command("mine")
@@ -34,7 +36,7 @@ _STAGES = ("encode", "search", "select")
 )
 @sentence_limit_option("Leave out longer sentences.")
 @device_option
-@stage_options(_STAGES, APPROXIMATE_ONLY)
+@stage_options(_STAGES, (*APPROXIMATE_ONLY, *RUN_ONLY))
 def mine(
     source: str,
     target: str,
@@ -47,7 +49,8 @@ def mine(
 ) -> None:
     """Mine translations from two files of sentences, one a line; - is stdin, compressed files are read.
 
-    Writes score, source, target per line, best first. The score is the margin; docs/guide.md says what it means.
+    Writes score, source, target per line, best first. The score is the probability that the pair is a translation;
+    without rescoring, the margin. docs/guide.md says what both mean.
     An output whose name ends in .gz, .zst, .bz2 or .xz is compressed.
     """
     check_outputs("mine", {"--output": output, "--suspicious": suspicious}, (source, target))
@@ -56,6 +59,10 @@ def mine(
     from emsmine.encoder.registry import load_encoder
     from emsmine.pipelines.direct.mine import mine_files, write_pairs
 
+    scorer = scorer_of(settings.encode.encoder, settings.rescore)
+    settings.select.lowest_score(rescored=bool(scorer))
+    # First, as it holds another token table while it is loaded.
+    rescorer = load_rescorer(scorer) if scorer else None
     mined = mine_files(
         source,
         target,
@@ -65,12 +72,13 @@ def mine(
         settings=settings.select,
         max_chars=max_sentence_chars,
         device=given["device"],
+        rescorer=rescorer,
     )
     write_pairs(mined.pairs, output, suspicious)
     for name, number in mined.counts.items():
         logger.info("%-24s %10s", name, f"{number:,}")
     if not mined.pairs:
-        logger.warning("mine: no pair; %s", _why_none(mined.best, settings.select))
+        logger.warning("mine: no pair; %s", _why_none(mined.best, settings.select, rescored=bool(scorer)))
     elif output != "-":
         logger.info(
             "mine: %s pairs in %s (score, source, target; best first). See whether the last ones are still "
@@ -79,16 +87,15 @@ def mine(
         )
 
 
-def _why_none(best: tuple[float, float] | None, settings: SelectSettings) -> str:
+def _why_none(best: tuple[float, float] | None, settings: SelectSettings, *, rescored: bool) -> str:
     if best is None:
-        return "no sentence has a neighbour on the other side"
-    margin, cosine = best
-    reached = (
-        f"the largest margin is {margin:.3f} (--threshold {settings.threshold:g}), the largest cosine {cosine:.3f}"
-    )
+        return "no sentence has a neighbour on the other side that is near enough"
+    score, cosine = best
+    name, threshold = settings.score(rescored=rescored), settings.lowest_score(rescored=rescored)
     return (
-        f"{reached} (--cosine-floor {settings.cosine_floor:g}): lower what was not reached, and check that the files "
-        "hold the languages given and speak of the same things"
+        f"the largest {name} is {score:.3f} (--threshold {threshold:g}), the largest cosine {cosine:.3f} "
+        f"(--cosine-floor {settings.cosine_floor:g}): lower what was not reached, and check that the files hold the "
+        "languages given and speak of the same things"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from emsmine.fields import kind_of
 from emsmine.pipelines.settings import STAGE_SETTINGS, LangidSettings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -42,6 +43,8 @@ command = functools.partial(click.command, cls=Command)
 """Decorator of commands."""
 
 
+RUN_ONLY = ("documents",)
+"""Settings that mean nothing to commands that know no documents."""
 APPROXIMATE_ONLY = ("target_recall", "min_recall", "min_precision", "audit_queries")
 """Settings of `search` that mean nothing to commands that search exactly in memory."""
 
@@ -61,18 +64,17 @@ def stage_options(stages: Sequence[str], leave_out: Sequence[str] = ()) -> Calla
 
 def _option(stage: str, field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     flag = field.name.replace("_", "-")
-    text = (
-        f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}  [{stage}; default: {_show(field.default)}]"
-    )
+    default = "" if field.default is None else f"; default: {_show(field.default)}"
+    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}  [{stage}{default}]"
     choices = field.metadata["choices"]
-    if isinstance(field.default, bool):
+    if kind_of(field) is bool:
         return click.option(f"--{flag}/--no-{flag}", field.name, default=None, help=text)
     if isinstance(field.default, tuple):
         known = f" from {', '.join(choices)}" if choices else ""
         return click.option(
             f"--{flag}", field.name, metavar="LIST", default=None, help=f"{text}; comma-separated{known}"
         )
-    kind = click.Choice(choices) if choices else type(field.default)
+    kind = click.Choice(choices) if choices else kind_of(field)
     return click.option(f"--{flag}", field.name, type=kind, default=None, help=text)
 
 

@@ -1,4 +1,4 @@
-"""The commands `train` and `convert`."""
+"""The commands `train`, `train-scorer` and `convert`."""
 
 import logging
 from contextlib import nullcontext
@@ -57,6 +57,30 @@ def _what_next(name: str, folder: Path) -> str:
     )
 
 
+@command("train-scorer")
+@click.argument("config", metavar="CONFIG.toml")
+def train_scorer(config: str) -> None:
+    """Train the pair scorer of a model, which reads both sentences of a candidate. Prints the file.
+
+    From pairs that the model was not trained on; needs a processor only.
+    """
+    from emsmine.outputs import check_outputs
+    from emsmine.pipelines.direct.declared import check_pair_files
+    from emsmine.pipelines.direct.train_scorer import load_scorer_config, train_scorer_of
+
+    settings = load_scorer_config(Path(config))
+    check_outputs("train-scorer", {"run.output": str(settings.output)}, (config, *settings.data.train))
+    check_pair_files("train-scorer", settings.data.train)
+    written = train_scorer_of(settings)
+    echo(str(written))
+    logger.info(
+        "train-scorer: %s is used by emsmine mine and run with --encoder %s. Measure it: emsmine eval bucc DIR "
+        "--langs de-en --encoder %s",
+        written,
+        *(settings.run.encoder,) * 2,
+    )
+
+
 @command("convert")
 @click.argument("checkpoint", metavar="CHECKPOINT.pt")
 @click.option("--sentencepiece", required=True, metavar="FILE", help="SentencePiece model of the release.")
@@ -71,8 +95,9 @@ def convert(checkpoint: str, sentencepiece: str, output: str, name: str, num_hea
 
     No pickled code runs: a file that holds anything but tensors is refused.
     """
+    from emsmine.encoder.folders import CONFIG
     from emsmine.encoder.model.convert import convert as run_conversion
-    from emsmine.encoder.model.directory import CONFIG, TOKENIZER, WEIGHTS
+    from emsmine.encoder.model.directory import TOKENIZER, WEIGHTS
 
     if not output:
         raise ConfigError("convert: --output is empty; name a folder for the model")
@@ -84,4 +109,4 @@ def convert(checkpoint: str, sentencepiece: str, output: str, name: str, num_hea
     logger.info("%s", _what_next("convert", folder))
 
 
-COMMANDS: dict[str, click.Command] = {"train": train, "convert": convert}
+COMMANDS: dict[str, click.Command] = {"train": train, "train-scorer": train_scorer, "convert": convert}

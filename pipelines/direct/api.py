@@ -20,7 +20,7 @@ from emsmine.mining.neighbours import Neighbours
 from emsmine.mining.text.normalise import sanitise
 from emsmine.pipelines.configuration import build_settings
 from emsmine.pipelines.direct.declared import check_different, declared_languages
-from emsmine.pipelines.direct.mine import Chosen, check_one_stdin, check_sides, choose_pairs, search_sides
+from emsmine.pipelines.direct.mine import Chosen, SecondLook, check_one_stdin, check_sides, choose_pairs, search_sides
 from emsmine.pipelines.direct.results import Pairs, Scores, SearchResult
 from emsmine.pipelines.direct.score import Scored, collect_sides, read_bitext, score_vectors
 from emsmine.pipelines.direct.score import score as score_bitext
@@ -36,6 +36,7 @@ from emsmine.pipelines.direct.sides import (
     side_language,
 )
 from emsmine.pipelines.progress import bars
+from emsmine.pipelines.rescoring import Rescorer, load_rescorer, scorer_of
 from emsmine.pipelines.settings import EncodeSettings, LangidSettings, Settings
 
 _ENCODER, _MAX_CHARS = EncodeSettings.encoder, LangidSettings.max_sentence_chars
@@ -51,6 +52,9 @@ def mine(
     k: int = 4,
     margin: str = "ratio",
     retrieval: str = "max",
+    rescore: bool | None = None,
+    scorer: str = "auto",
+    sort_by: str = "probability",
     threshold: float | None = None,
     cosine_floor: float | None = None,
     max_sentence_chars: int = _MAX_CHARS,
@@ -68,7 +72,11 @@ def mine(
         k: neighbours of a sentence.
         margin: `ratio`, `distance` or `absolute`.
         retrieval: `max`, `forward`, `backward` or `intersect`.
-        threshold: lowest margin of a pair; None: 1.2, for ratio margins only.
+        rescore: read both sentences of every candidate, and choose pairs by the probability that they are
+            translations; None: if the encoder brings a scorer, as `ems:default` does, and both sides are texts.
+        scorer: model whose pair scorer is used; `auto`: the encoder's own, or that of `ems:default`.
+        sort_by: what rescored pairs are chosen by: `probability` or `margin`.
+        threshold: lowest score of a pair; None: a probability of 0.5, or a ratio margin of 1.2.
         cosine_floor: lowest cosine of a pair; None: 0.35.
         max_sentence_chars: longer sentences are left out, and counted.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -82,25 +90,54 @@ def mine(
         ConfigError: a setting or a language is wrong or missing.
         InputError: a side has no usable sentence, a file cannot be read, or the vectors do not fit each other.
     """
-    chosen = {"margin": margin, "retrieval": retrieval, "threshold": threshold, "cosine_floor": cosine_floor}
-    settings = _settings(k, chosen, max_sentence_chars)
-    if is_path(source) and is_path(target):
-        check_one_stdin(source, target)
-    left = one_side("mine", "source", source, source_lang, max_sentence_chars)
-    right = one_side("mine", "target", target, target_lang, max_sentence_chars)
-    check_different("mine", left.lang, right.lang)
+    chosen = {"margin": margin, "retrieval": retrieval, "sort_by": sort_by, "cosine_floor": cosine_floor}
+    settings = _settings(k, {**chosen, "threshold": threshold}, max_sentence_chars, rescore, scorer)
+    left, right = _two_sides((source, target), (source_lang, target_lang), max_sentence_chars)
     counts = check_sides((left.label, left.texts), (right.label, right.texts))
+    second_look = _second_look(left, right, encoder, settings)
+    settings.select.lowest_score(rescored=second_look is not None)
     with bars(progress):
         vectors = _embedded("mine", left, right, encoder, device)
-        found = choose_pairs(*vectors, k=k, settings=settings.select, device=device)
+        found = choose_pairs(*vectors, k=k, settings=settings.select, device=device, second_look=second_look)
     return _pairs(found, left, right, counts)
+
+
+def _two_sides(given: tuple[Given, Given], langs: tuple[str | None, str | None], max_chars: int) -> tuple[Side, Side]:
+    """Read both sides, which must be of two languages, and not both from stdin."""
+    if is_path(given[0]) and is_path(given[1]):
+        check_one_stdin(given[0], given[1])
+    left = one_side("mine", "source", given[0], langs[0], max_chars)
+    right = one_side("mine", "target", given[1], langs[1], max_chars)
+    check_different("mine", left.lang, right.lang)
+    return left, right
+
+
+def _second_look(
+    left: Side, right: Side, encoder: str | os.PathLike[str] | Encoder, settings: Settings
+) -> SecondLook | None:
+    """Load what rescoring needs, if it is wanted; sides of vectors have no sentences to read."""
+    if left.texts is None or right.texts is None:
+        if settings.rescore.rescore or settings.rescore.scorer != "auto":
+            raise ConfigError(
+                "mine: rescoring reads both sentences, and a side is vectors; give texts, or leave it off"
+            )
+        return None
+    spec = scorer_of(_name_of(encoder), settings.rescore)
+    return SecondLook(load_rescorer(spec), left.texts, right.texts) if spec else None
+
+
+def _name_of(encoder: str | os.PathLike[str] | Encoder) -> str:
+    if isinstance(encoder, str | os.PathLike):
+        return os.fspath(encoder)
+    folder = getattr(encoder, "folder", None)
+    return f"ems:{folder}" if folder is not None else encoder.name
 
 
 def _pairs(found: Chosen, left: Side, right: Side, counts: Mapping[str, int]) -> Pairs:
     best = found.pairs
     table = pa.table(
         {
-            "score": best.margin,
+            "score": best.score,
             "margin": best.margin,
             "cosine": best.cosine,
             "suspicious": pa.array(found.marks, pa.string()),
@@ -113,11 +150,18 @@ def _pairs(found: Chosen, left: Side, right: Side, counts: Mapping[str, int]) ->
     return Pairs(table, {**counts, **found.counts})
 
 
-def _settings(k: int, select: Mapping[str, Any], max_sentence_chars: int = _MAX_CHARS) -> Settings:
+def _settings(
+    k: int,
+    select: Mapping[str, Any],
+    max_sentence_chars: int = _MAX_CHARS,
+    rescore: bool | None = None,
+    scorer: str = "auto",
+) -> Settings:
     """Check settings as those of the command line; None stands for the default."""
+    reading: dict[str, Any] = {"scorer": scorer} if rescore is None else {"scorer": scorer, "rescore": rescore}
     given = {name: value for name, value in select.items() if value is not None}
     langid = {"max_sentence_chars": max_sentence_chars}
-    return build_settings({}, {"search": {"k": k}, "select": given, "langid": langid})
+    return build_settings({}, {"search": {"k": k}, "rescore": reading, "select": given, "langid": langid})
 
 
 def _loaded(encoder: str | os.PathLike[str] | Encoder, device: str) -> Encoder:
@@ -144,6 +188,8 @@ def score(
     encoder: str | os.PathLike[str] | Encoder = _ENCODER,
     k: int = 4,
     margin: str = "ratio",
+    rescore: bool | None = None,
+    scorer: str = "auto",
     max_sentence_chars: int = _MAX_CHARS,
     device: str = "auto",
     progress: bool = False,
@@ -159,6 +205,9 @@ def score(
         encoder: as in `mine`.
         k: neighbours of a sentence.
         margin: `ratio`, `distance` or `absolute`.
+        rescore: read both sentences of every pair; `score` is then the probability that it is a translation. None: if
+            the encoder brings a scorer and both sides are texts.
+        scorer: as in `mine`.
         max_sentence_chars: longer sentences have no score.
         device: as in `mine`.
         progress: show bars if stderr is a terminal.
@@ -170,12 +219,15 @@ def score(
         ConfigError: a setting or a language is wrong or missing.
         InputError: the sides differ in length, a side has no usable sentence, or a file cannot be read.
     """
-    # The threshold decides nothing here, but every margin but ratio asks for one.
-    _settings(k, {"margin": margin, "threshold": 0.0}, max_sentence_chars)
+    settings = _settings(k, {"margin": margin}, max_sentence_chars, rescore, scorer)
     how: dict[str, Any] = {"k": k, "margin": margin, "device": device}
     with bars(progress):
         if are_vectors(source) or are_vectors(target):
+            if rescore or scorer != "auto":
+                raise ConfigError("score: rescoring reads both sentences, and these are vectors; give texts instead")
             return _score_vectors(source, target, **how)
+        spec = scorer_of(_name_of(encoder), settings.rescore)
+        how["rescorer"] = load_rescorer(spec) if spec else None
         given, langs = (source,) if target is None else (source, target), (source_lang, target_lang)
         if all(map(is_path, given)):
             return _score_files(given, langs, columns, max_sentence_chars, _loaded(encoder, device), **how)
@@ -218,7 +270,13 @@ def _column(lines: Sequence[bytes], place: int) -> list[str]:
 
 
 def _score_lists(
-    given: Sequence[Given], langs: tuple[str | None, str | None], max_chars: int, encoder: Encoder, **how: Any
+    given: Sequence[Given],
+    langs: tuple[str | None, str | None],
+    max_chars: int,
+    encoder: Encoder,
+    *,
+    rescorer: Rescorer | None,
+    **how: Any,
 ) -> Scores:
     columns: list[Sequence[bytes | str]] = []
     codes = []
@@ -242,7 +300,8 @@ def _score_lists(
         Counter(lines=len(columns[0])),
     )
     sides = encode_usable(encoder, left), encode_usable(encoder, right)
-    return _scores(score_vectors(*sides, left.places, right.places, counts, **how), *texts)
+    second_look = None if rescorer is None else SecondLook(rescorer, left, right)
+    return _scores(score_vectors(*sides, left.places, right.places, counts, **how, second_look=second_look), *texts)
 
 
 def _check_lengths(left: int, right: int) -> None:
@@ -251,12 +310,11 @@ def _check_lengths(left: int, right: int) -> None:
 
 
 def _scores(found: Scored, source: list[str], target: list[str]) -> Scores:
-    margins = pa.array(found.margins, from_pandas=True)
     table = pa.table(
         {
             "id": np.arange(len(found.margins), dtype=np.int64),
-            "score": margins,
-            "margin": margins,
+            "score": pa.array(found.scores, from_pandas=True),
+            "margin": pa.array(found.margins, from_pandas=True),
             "cosine": pa.array(found.cosines, from_pandas=True),
             "source": pa.array(source, pa.string()),
             "target": pa.array(target, pa.string()),

@@ -1,7 +1,6 @@
-"""Evaluate an encoder on files with the functions that mine: Tatoeba, BUCC, and mined pairs against gold pairs."""
+"""Evaluate on files with the functions that mine: Tatoeba, and mined pairs against gold pairs. BUCC: `bucc`."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,28 @@ from emsmine import languages
 from emsmine.columns import find_columns
 from emsmine.encoder.protocol import Encoder, FloatArray, usable_rows
 from emsmine.errors import InputError, LanguageError
-from emsmine.mining.evaluate import bootstrap_interval, bucc_scores, content_hash, signature, tatoeba_accuracy
-from emsmine.mining.selection.retrieve import select
+from emsmine.mining.evaluate import (
+    bootstrap_interval,
+    content_hash,
+    retrieval_hits,
+    signature,
+    tatoeba_accuracy,
+)
+from emsmine.mining.exact.search import search_both
+from emsmine.mining.selection.retrieve import candidates
 from emsmine.mining.text.normalise import dedup_key, sanitise
-from emsmine.pipelines.direct.mine import mine_sides
-from emsmine.pipelines.direct.sentences import SentenceList, collect, read_lines
+from emsmine.pipelines.direct.mine import rescore_all
+from emsmine.pipelines.direct.sentences import SentenceList, read_lines
 from emsmine.pipelines.progress import Progress
-from emsmine.pipelines.settings import SelectSettings
+from emsmine.pipelines.rescoring import Rescorer
 
 logger = logging.getLogger(__name__)
 
-_MAX_CHARS = 10_000
 _Pair = tuple[str, str]
 
 
+RESCORED_NEIGHBOURS = 10
+"""Nearest sentences among which rescored retrieval looks."""
 _LISTED_LANGUAGES = 6
 """A signature names up to as many languages, and counts more; their hash is that of the texts."""
 
@@ -94,8 +101,11 @@ def _showing(sets: Sequence[TatoebaSet]) -> Iterator[TatoebaSet]:
             progress.advance(1)
 
 
-def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, Any]:
-    """Return retrieval accuracy by cosine nearest neighbour, both directions, per language and on average."""
+def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet], rescorer: Rescorer | None = None) -> dict[str, Any]:
+    """Return retrieval accuracy, both directions, per language and on average.
+
+    By cosine nearest neighbour; with a rescorer by probability among the `RESCORED_NEIGHBOURS` nearest of either side.
+    """
     english = languages.resolve("en")
     per_language: dict[str, dict[str, Any]] = {}
     accuracies: list[tuple[float, float]] = []
@@ -106,9 +116,16 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
             raise InputError(f"eval: {item.foreign} has {len(source)} lines but {item.english} {len(target)}")
         if not source:
             raise InputError(f"eval: {item.foreign} is empty")
-        hits = tatoeba_accuracy(
-            _vectors(encoder, source, item.lang, item.foreign), _vectors(encoder, target, english, item.english)
+        vectors = (
+            _vectors(encoder, source, item.lang, item.foreign),
+            _vectors(encoder, target, english, item.english),
         )
+        if rescorer is None:
+            hits = tatoeba_accuracy(*vectors)
+        else:
+            pool = candidates(*search_both(*vectors, RESCORED_NEIGHBOURS))
+            sides = SentenceList(item.lang, source), SentenceList(english, target)
+            hits = retrieval_hits(rescore_all(rescorer, pool, *sides), len(source))
         accuracies.append((100 * hits.forward, 100 * hits.backward))
         texts += [item.lang, len(source), *source, *target]
         both = np.concatenate([hits.forward_hits, hits.backward_hits])
@@ -135,9 +152,10 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet]) -> dict[str, 
             langs=_languages([item.lang for item in sets]),
             texts=content_hash(texts),
             margin="none",
-            k=1,
+            k=1 if rescorer is None else RESCORED_NEIGHBOURS,
             ret="forward",
             index="exact",
+            **({} if rescorer is None else {"rescore": rescorer.fingerprint[:12]}),
         ),
     }
 
@@ -160,130 +178,6 @@ def _vectors(encoder: Encoder, texts: list[str], lang: str, path: Path) -> Float
 
 def _lines(path: Path) -> list[str]:
     return [sanitise(line.decode("utf-8", "replace")) for line in read_lines(str(path))]
-
-
-@dataclass(frozen=True)
-class BuccSet:
-    """One pair in BUCC format."""
-
-    pair: str
-    langs: tuple[str, str]
-    source: Path
-    target: Path
-    gold: Path
-
-
-def _resolves(code: str) -> str | None:
-    try:
-        return languages.resolve(code)
-    except LanguageError:
-        return None
-
-
-def find_bucc(folder: Path, pair: str, split: str = "") -> BuccSet:
-    """Find `<pair>[.<split>].<lang>[.gz|.zst]` and `<pair>[.<split>].gold` in a folder or its sub-folder `<pair>`.
-
-    Raises:
-        InputError: a file is missing; the message names what was looked for.
-        LanguageError: the pair is not two languages.
-    """
-    source, target = languages.pair(pair)
-    parts = pair.split("-")
-    # `zh-Hant-en` has three parts and two languages: the cut is where both halves are the languages of the pair.
-    cuts = [("-".join(parts[:cut]), "-".join(parts[cut:])) for cut in range(1, len(parts))]
-    codes = next(cut for cut in cuts if [_resolves(code) for code in cut] == [source, target])
-    stem = f"{pair}.{split}" if split else pair
-    found = []
-    for ending in (codes[0], codes[1], "gold"):
-        names = [f"{stem}.{ending}{packed}" for packed in ("", ".zst", ".gz")]
-        paths = [place / name for place in (folder, folder / pair) for name in names]
-        path = next((path for path in paths if path.exists()), None)
-        if path is None:
-            raise InputError(
-                f"eval: {folder} holds no {names[0]} (or .zst, .gz); BUCC sets are <pair>.<lang> and "
-                "<pair>.gold, or <pair>.<split>.<lang> with --split"
-            )
-        found.append(path)
-    return BuccSet(pair, (source, target), *found)
-
-
-def evaluate_bucc(
-    encoder: Encoder, item: BuccSet, *, k: int, settings: SelectSettings, device: str = "cpu"
-) -> dict[str, Any]:
-    """Mine a BUCC set and compare with its gold: precision, recall and F1 at the threshold, and the best F1.
-
-    Copies of a sentence are mined once, and gold pairs of a copy count for the sentence that stands for it.
-    Reference: BUCC 2018 shared task; protocol of LASER's tasks/bucc.
-    """
-    sides, numbers = [], []
-    for path, lang in zip((item.source, item.target), item.langs, strict=True):
-        rows = [line.decode("utf-8", "replace").split("\t", 1) for line in read_lines(str(path))]
-        wrong = next((n for n, row in enumerate(rows) if len(row) != 2), None)
-        if wrong is not None:
-            raise InputError(f"eval: {path} line {wrong + 1} is not id TAB sentence")
-        side = collect([row[1] for row in rows], lang, _MAX_CHARS)
-        sides.append(side)
-        # A line that was left out gets a number of its own, below zero: its gold pairs count as missed, one by one.
-        found = {
-            row[0]: place if place >= 0 else -1 - n
-            for n, (row, place) in enumerate(zip(rows, side.places, strict=True))
-        }
-        if len(found) < len(rows):
-            twice = next(name for name, number in Counter(row[0] for row in rows).items() if number > 1)
-            raise InputError(f"eval: {path} has the id {twice!r} more than once; ids must be distinct")
-        numbers.append(found)
-    gold = _read_gold(item.gold, numbers)
-    pool, _ = mine_sides(encoder, sides[0], sides[1], k=k, margin=settings.margin, device=device)
-    mined = select(pool, settings.retrieval, cosine_floor=settings.cosine_floor)
-    scores = bucc_scores(mined, gold, threshold=settings.threshold)
-    return {
-        "task": "bucc",
-        "pair": item.pair,
-        "sentences": [len(side.texts) for side in sides],
-        "gold": len(gold),
-        "threshold": settings.threshold,
-        "precision": round(100 * scores.precision, 2),
-        "recall": round(100 * scores.recall, 2),
-        "f1": round(100 * scores.f1, 2),
-        "mined": scores.num_mined,
-        "best_f1": round(100 * scores.best_f1, 2),
-        # JSON has no infinity; no threshold is best where no mined pair is correct.
-        "best_threshold": round(scores.best_threshold, 4) if np.isfinite(scores.best_threshold) else None,
-        "signature": signature(
-            **encoder_fields(encoder),
-            data=f"bucc:{item.pair}",
-            texts=content_hash(_bucc_content(sides, gold)),
-            margin=settings.margin,
-            k=k,
-            ret=settings.retrieval,
-            th=settings.threshold,
-            floor=settings.cosine_floor,
-            chars=_MAX_CHARS,
-            index="exact",
-        ),
-    }
-
-
-def _bucc_content(sides: Sequence[SentenceList], gold: set[tuple[int, int]]) -> Iterator[str | int]:
-    """Yield what is mined and what is right: the distinct sentences of both sides, and the gold pairs by number."""
-    for side in sides:
-        yield side.lang
-        yield len(side.texts)
-        yield from side.texts
-    for pair in sorted(gold):
-        yield from pair
-
-
-def _read_gold(path: Path, numbers: Sequence[dict[str, int]]) -> set[tuple[int, int]]:
-    gold = set()
-    for row, line in enumerate(read_lines(str(path)), start=1):
-        ids = line.decode("utf-8", "replace").split("\t")
-        if len(ids) != 2 or ids[0] not in numbers[0] or ids[1] not in numbers[1]:
-            raise InputError(f"eval: {path} line {row} is not source id TAB target id of this set: {ids!r}")
-        gold.add((numbers[0][ids[0]], numbers[1][ids[1]]))
-    if not gold:
-        raise InputError(f"eval: {path} is empty; without gold pairs there is nothing to measure")
-    return gold
 
 
 def evaluate_pairs(

@@ -6,6 +6,7 @@ The same functions as the stages index, search and select, without a run directo
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,13 @@ from emsmine.outputs import write_output
 from emsmine.pipelines.direct.declared import check_languages
 from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
 from emsmine.pipelines.progress import Progress
+from emsmine.pipelines.rescoring import LEAST_MARGIN, Rescorer
 from emsmine.pipelines.settings import SelectSettings
 from emsmine.pipelines.store.suspicious import ScoredPair, counters_of
 from emsmine.progress import listening
+
+if TYPE_CHECKING:
+    from emsmine.mining.scoring.scorer import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +73,8 @@ def search_showing(
 
 def mine_sides(
     encoder: Encoder, source: SentenceList, target: SentenceList, *, k: int, margin: str, device: str = "cpu"
-) -> tuple[Candidates, dict[str, int]]:
-    """Search both directions and score all candidates; ids are numbers in `texts`.
+) -> Candidates:
+    """Search both directions and score all candidates by margin; ids are numbers in `texts`.
 
     Args:
         encoder: of both sides.
@@ -78,19 +83,64 @@ def mine_sides(
         k: neighbours of a sentence.
         margin: one of `emsmine.mining.selection.MARGINS`.
         device: where a large search multiplies; the result is the same everywhere.
-
-    Returns:
-        The candidates and the number of sentences without a usable vector, per side.
     """
     searched = search_sides(encode_usable(encoder, source), encode_usable(encoder, target), k, device)
-    return candidates(*searched.neighbours(), margin=margin), searched.unusable()
+    return candidates(*searched.neighbours(), margin=margin)
+
+
+def rescore_candidates(
+    rescorer: Rescorer,
+    pool: Candidates,
+    source: SentenceList,
+    target: SentenceList,
+    *,
+    margin: str,
+    cosine_floor: float,
+) -> Candidates:
+    """Read both sentences of the candidates that are worth it, and give each its probability as score.
+
+    Args:
+        rescorer: the scorer.
+        pool: candidates; ids are numbers in `texts`.
+        source: one side.
+        target: the other.
+        margin: what the margins of the pool are.
+        cosine_floor: candidates below it are left out, as those below `LEAST_MARGIN` are.
+    """
+    return rescore_all(rescorer, pool.take(worth_reading(pool, margin, cosine_floor)), source, target)
+
+
+def worth_reading(pool: Candidates, margin: str, cosine_floor: float) -> npt.NDArray[np.intp]:
+    """Return the positions of the candidates that are read again; see `rescore_candidates`."""
+    near = pool.cosine.astype(np.float64) >= cosine_floor
+    return np.flatnonzero((pool.margin >= LEAST_MARGIN.get(margin, -np.inf)) & near)
+
+
+def rescore_all(rescorer: Rescorer, read: Candidates, source: SentenceList, target: SentenceList) -> Candidates:
+    """Give every candidate its probability as score."""
+    from emsmine.mining.scoring.scorer import probabilities
+
+    with Progress("rescore", len(read), "candidates") as progress:
+        left, source_rows = _read_side(rescorer, source, read.source_ids)
+        right, target_rows = _read_side(rescorer, target, read.target_ids)
+        logits = rescorer.scorer.logits(left, right, source_rows, target_rows, progress.listener())
+    return read.rescored(probabilities(logits))
+
+
+def _read_side(
+    rescorer: Rescorer, sentences: SentenceList, ids: npt.NDArray[np.int64]
+) -> "tuple[Side, npt.NDArray[np.int64]]":
+    """Read the sentences that are named; returns them and, for each id, which it is."""
+    distinct, places = np.unique(ids, return_inverse=True)
+    texts = [sentences.texts[number] for number in distinct.tolist()]
+    return rescorer.side(texts, sentences.lang), places.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """The pairs chosen among the candidates of a search, best first.
 
-    `best` is the largest margin and cosine among all candidates, chosen or not; None if there are none.
+    `best` is the largest score and cosine among all candidates, chosen or not; None if there are none.
     """
 
     pairs: Candidates
@@ -100,15 +150,56 @@ class Chosen:
     best: tuple[float, float] | None
 
 
-def choose_pairs(source: Embedded, target: Embedded, *, k: int, settings: SelectSettings, device: str) -> Chosen:
-    """Mine two sides that have their vectors; ids are those of `Embedded`."""
+@dataclass(frozen=True, eq=False)
+class SecondLook:
+    """What rescoring needs beside vectors: the scorer and the texts of both sides."""
+
+    rescorer: Rescorer
+    source: SentenceList
+    target: SentenceList
+
+
+def choose_pairs(
+    source: Embedded,
+    target: Embedded,
+    *,
+    k: int,
+    settings: SelectSettings,
+    device: str,
+    second_look: SecondLook | None = None,
+) -> Chosen:
+    """Mine two sides that have their vectors; ids are those of `Embedded`.
+
+    Args:
+        source: one side.
+        target: the other.
+        k: neighbours of a sentence.
+        settings: how pairs are chosen.
+        device: where a large search multiplies.
+        second_look: None: pairs are chosen by margin.
+    """
+    threshold = settings.lowest_score(rescored=second_look is not None)
     searched = search_sides(source, target, k, device)
     pool = candidates(*searched.neighbours(), margin=settings.margin)
-    chosen = select(pool, settings.retrieval, threshold=settings.threshold, cosine_floor=settings.cosine_floor)
-    marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=settings.threshold).labels()
     counts = {f"{name}.no_vector": number for name, number in searched.unusable().items() if number}
-    counts |= {"candidates": len(pool), "pairs": len(chosen), **counters_of(marks)}
-    best = (float(pool.margin.max()), float(pool.cosine.max())) if len(pool) else None
+    counts["candidates"] = len(pool)
+    doubt = threshold
+    if second_look is not None:
+        doubt = LEAST_MARGIN.get(settings.margin, -np.inf)
+        pool = rescore_candidates(
+            second_look.rescorer,
+            pool,
+            second_look.source,
+            second_look.target,
+            margin=settings.margin,
+            cosine_floor=settings.cosine_floor,
+        )
+        counts["rescored"] = len(pool)
+    ranked = pool.rescored(pool.margin) if settings.score(rescored=second_look is not None) == "margin" else pool
+    chosen = select(ranked, settings.retrieval, threshold=threshold, cosine_floor=settings.cosine_floor)
+    marks = suspicion(chosen, *searched.neighbours(), margin=settings.margin, threshold=doubt).labels()
+    counts |= {"pairs": len(chosen), **counters_of(marks)}
+    best = (float(ranked.score.max()), float(ranked.cosine.max())) if len(ranked) else None
     return Chosen(chosen, marks, counts, best)
 
 
@@ -116,7 +207,7 @@ def choose_pairs(source: Embedded, target: Embedded, *, k: int, settings: Select
 class Mined:
     """Mined pairs, best first, and what was left out on the way.
 
-    `best` is the largest margin and cosine among all candidates, kept or not; None if there are no candidates.
+    `best` is the largest score and cosine among all candidates, kept or not; None if there are no candidates.
     """
 
     pairs: list[ScoredPair]
@@ -134,8 +225,11 @@ def mine_files(
     settings: SelectSettings,
     max_chars: int,
     device: str = "cpu",
+    rescorer: Rescorer | None = None,
 ) -> Mined:
     """Mine two files of sentences, one a line; `device` is where a large search multiplies.
+
+    With a rescorer, pairs are chosen by the probability that they are translations.
 
     Raises:
         ConfigError: both sides are stdin.
@@ -147,11 +241,17 @@ def mine_files(
     )
     counts = check_sides((source_path, source), (target_path, target))
     chosen = choose_pairs(
-        encode_usable(encoder, source), encode_usable(encoder, target), k=k, settings=settings, device=device
+        encode_usable(encoder, source),
+        encode_usable(encoder, target),
+        k=k,
+        settings=settings,
+        device=device,
+        second_look=None if rescorer is None else SecondLook(rescorer, source, target),
     )
-    columns = (chosen.pairs.margin, chosen.pairs.cosine, chosen.pairs.source_ids, chosen.pairs.target_ids)
+    found = chosen.pairs
+    columns = (found.score, found.margin, found.cosine, found.source_ids, found.target_ids)
     rows = zip(chosen.marks, *(column.tolist() for column in columns), strict=True)
-    pairs = [ScoredPair(m, c, mark, source.texts[s], target.texts[t]) for mark, m, c, s, t in rows]
+    pairs = [ScoredPair(p, m, c, mark, source.texts[s], target.texts[t]) for mark, p, m, c, s, t in rows]
     return Mined(pairs, counts | chosen.counts, chosen.best)
 
 
@@ -200,7 +300,7 @@ def write_pairs(pairs: Sequence[ScoredPair], output: str, listing: str | None = 
         listing: file of the suspicious ones among them, with the columns of a run's listing: margin, cosine, reasons,
             source, target. Empty if there are none.
     """
-    text = "".join(f"{pair.margin:.6f}\t{pair.source}\t{pair.target}\n" for pair in pairs)
+    text = "".join(f"{pair.score:.6f}\t{pair.source}\t{pair.target}\n" for pair in pairs)
     write_output(text.encode("utf-8"), output)
     if listing is not None:
         marked = "".join(f"{pair.listing_line()}\n" for pair in pairs if pair.suspicious)

@@ -66,7 +66,8 @@ class Table(Result):
 class Pair:
     """A mined pair.
 
-    `score` is what pairs are sorted and cut by: today the margin. `suspicious` holds the reasons to doubt it, joined by
+    `score` is what pairs are sorted and cut by: the probability that the pair is a translation, or the margin where
+    nothing was rescored. `suspicious` holds the reasons to doubt it, joined by
     commas; "" for most pairs. Ids are places in the inputs of `mine`, or sentence ids of a run.
     """
 
@@ -104,7 +105,9 @@ class Pairs(Table):
             ConfigError: the file could not be written.
         """
         check_outputs("write", {"path": fspath(path)}, ())
-        rows = [ScoredPair(pair.margin, pair.cosine, pair.suspicious, pair.source, pair.target) for pair in self]
+        rows = [
+            ScoredPair(pair.score, pair.margin, pair.cosine, pair.suspicious, pair.source, pair.target) for pair in self
+        ]
         write_pairs(rows, fspath(path))
 
 

@@ -26,7 +26,7 @@ from emsmine.pipelines.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-_NAMES = {"margin": "margin", "cosine": "cosine", "suspicious": "suspicious"} | {
+_NAMES = {
     f"{side}_{old}": f"{side}{new}"
     for old, new in (("sentence_id", "_id"), ("text", ""))
     for side in ("source", "target")
@@ -139,9 +139,9 @@ class Run:
 def _as_pairs(table: pa.Table) -> pa.Table:
     """Bring the columns of kept pairs into the form of `Pairs`; further ones follow."""
     renamed = table.rename_columns([_NAMES.get(name, name) for name in table.column_names])
-    first = ["margin", "cosine", "suspicious", "source_id", "target_id", "source", "target"]
+    first = ["score", "margin", "cosine", "suspicious", "source_id", "target_id", "source", "target"]
     rest = [name for name in renamed.column_names if name not in first]
-    return renamed.select([*first, *rest]).add_column(0, "score", renamed["margin"])
+    return renamed.select([*first, *rest])
 
 
 def read_embeddings(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> Embeddings:

@@ -14,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from emsmine.columns import find_columns
+from emsmine.display import printable
 from emsmine.encoder.protocol import Encoder
 from emsmine.errors import InputError
 from emsmine.mining.neighbours import exact_cosine
 from emsmine.mining.selection.margin import margin_scores, mean_similarity
+from emsmine.mining.selection.retrieve import Candidates, candidates
 from emsmine.outputs import is_same_file
 from emsmine.pipelines.direct.declared import check_languages
-from emsmine.pipelines.direct.mine import search_showing
+from emsmine.pipelines.direct.mine import SecondLook, rescore_all, search_showing, worth_reading
 from emsmine.pipelines.direct.sentences import Embedded, SentenceList, collect, encode_usable, read_lines
+from emsmine.pipelines.rescoring import Rescorer
+from emsmine.pipelines.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +47,14 @@ class Bitext:
 
 @dataclass(frozen=True)
 class Scored:
-    """Margins and cosines of all lines, in the order of the file; NaN for a line that cannot be scored.
+    """Scores, margins and cosines of all lines, in the order of the file; NaN for a line that cannot be scored.
 
-    Shapes: margins float64 [lines]; cosines float32 [lines].
+    Scores are probabilities where the pairs were read again, else the margins.
+
+    Shapes: scores, margins float64 [lines]; cosines float32 [lines].
     """
 
+    scores: npt.NDArray[np.float64]
     margins: npt.NDArray[np.float64]
     cosines: npt.NDArray[np.float32]
     counts: dict[str, int]
@@ -138,8 +145,10 @@ def _joined(paths: Sequence[str]) -> Iterator[bytes]:
         yield b"\t".join(line.replace(b"\t", b" ") for line in pair)
 
 
-def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str = "cpu") -> Scored:
-    """Compute the margin of every line over all sentences of the bitext.
+def score(
+    encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str = "cpu", rescorer: Rescorer | None = None
+) -> Scored:
+    """Compute the margin of every line over all sentences of the bitext, and with a rescorer its probability.
 
     Sentences that are equal but for case, width, punctuation and spaces are one, as in mining: copies would be one
     another's neighbours and lower every margin.
@@ -150,9 +159,12 @@ def score(encoder: Encoder, bitext: Bitext, *, k: int, margin: str, device: str 
         k: neighbours of a sentence.
         margin: one of `emsmine.mining.selection.MARGINS`.
         device: where a large search multiplies; the result is the same everywhere.
+        rescorer: None: margins only.
     """
     sides = encode_usable(encoder, bitext.source), encode_usable(encoder, bitext.target)
-    return score_vectors(*sides, bitext.source.places, bitext.target.places, bitext.counts, k, margin, device)
+    second_look = None if rescorer is None else SecondLook(rescorer, bitext.source, bitext.target)
+    places = bitext.source.places, bitext.target.places
+    return score_vectors(*sides, *places, bitext.counts, k, margin, device, second_look)
 
 
 def score_vectors(
@@ -164,8 +176,9 @@ def score_vectors(
     k: int,
     margin: str,
     device: str,
+    second_look: SecondLook | None = None,
 ) -> Scored:
-    """Compute the margin of every line of a bitext whose sentences have their vectors.
+    """Compute the margin of every line of a bitext whose sentences have their vectors, and perhaps its probability.
 
     Args:
         left: vectors of the distinct sentences of the source.
@@ -176,6 +189,7 @@ def score_vectors(
         k: as in `score`, and so on.
         margin: as in `score`.
         device: as in `score`.
+        second_look: the scorer and both sides; None: margins only.
     """
     forward, backward = search_showing(left.vectors, right.vectors, k, device)
     source, target = _rows(source_places, left), _rows(target_places, right)
@@ -192,11 +206,51 @@ def score_vectors(
     # Rounded as in mining, so that both print the same digits and compare them with a threshold alike.
     all_margins[usable] = scores.astype(np.float32)
     undefined = int(np.isnan(all_margins[usable]).sum())
+    all_scores = all_margins
+    if second_look is not None:
+        pool = candidates(forward, backward, margin=margin)
+        all_scores = np.full(len(source), np.nan)
+        all_scores[usable] = _probabilities(second_look, pool, (left, right), source[usable], target[usable], margin)
     unusable = {"source.no_vector": left.num_unusable, "target.no_vector": right.num_unusable}
     found = {**counts, **unusable, "undefined_margin": undefined, "scored": len(usable) - undefined}
     return Scored(
-        all_margins, all_cosines, {name: number for name, number in found.items() if number or name == "scored"}
+        all_scores,
+        all_margins,
+        all_cosines,
+        {name: number for name, number in found.items() if number or name == "scored"},
     )
+
+
+def _probabilities(
+    second_look: SecondLook,
+    pool: Candidates,
+    sides: tuple[Embedded, Embedded],
+    source: npt.NDArray[np.int64],
+    target: npt.NDArray[np.int64],
+    margin: str,
+) -> npt.NDArray[np.float32]:
+    """Read every line again; it competes with the candidates that mining would read.
+
+    Args:
+        second_look: the scorer and the texts.
+        pool: candidates, by rows of vectors.
+        sides: vectors of both sides.
+        source: the row of the source of every line.
+        target: of its target.
+        margin: what the margins of the pool are.
+    """
+    worth = worth_reading(pool, margin, SelectSettings.cosine_floor)
+    rows = np.concatenate([source, pool.source_ids[worth]]), np.concatenate([target, pool.target_ids[worth]])
+    keys, first, places = np.unique(rows[0] * len(sides[1].ids) + rows[1], return_index=True, return_inverse=True)
+    no_scores = np.zeros(len(keys), dtype=np.float32)
+    flags = np.zeros(len(keys), dtype=bool)
+    read = Candidates.ordered(
+        sides[0].ids[rows[0][first]], sides[1].ids[rows[1][first]], no_scores, no_scores, flags, flags
+    )
+    found = rescore_all(second_look.rescorer, read, second_look.source, second_look.target)
+    # Back into the order of the keys, which is that of the ids.
+    by_key = np.lexsort((found.target_ids, found.source_ids))
+    return found.score[by_key][places[: len(source)]]
 
 
 def _rows(places: Sequence[int], side: Embedded) -> npt.NDArray[np.int64]:
@@ -207,8 +261,26 @@ def _rows(places: Sequence[int], side: Embedded) -> npt.NDArray[np.int64]:
     return row_of[np.asarray(places, dtype=np.int64)]
 
 
-def scored_lines(lines: Iterable[bytes], margins: npt.NDArray[np.float64], threshold: float | None) -> Iterator[bytes]:
+def scored_lines(lines: Iterable[bytes], scores: npt.NDArray[np.float64], threshold: float | None) -> Iterator[bytes]:
     """Yield `score TAB line` in the order of the file; with a threshold, only lines that reach it."""
-    for line, margin in zip(lines, margins.tolist(), strict=True):
-        if threshold is None or margin >= threshold:
-            yield b"%.6f\t%s\n" % (margin, line)
+    for line, score in zip(lines, scores.tolist(), strict=True):
+        if threshold is None or score >= threshold:
+            yield b"%.6f\t%s\n" % (score, line)
+
+
+def explained_lines(rescorer: Rescorer, bitext: Bitext, scored: Scored, threshold: float | None) -> Iterator[bytes]:
+    """Yield for each scored line its scores, both sentences, and which words found what partner."""
+    from emsmine.pipelines.direct.explain import explain_pair, format_explanation
+
+    langs = bitext.source.lang, bitext.target.lang
+    places = zip(bitext.source.places, bitext.target.places, strict=True)
+    for number, ((source, target), score) in enumerate(zip(places, scored.scores.tolist(), strict=True)):
+        if source < 0 or target < 0 or (threshold is not None and not score >= threshold):
+            continue
+        texts = bitext.source.texts[source], bitext.target.texts[target]
+        head = (
+            f"line {number + 1}: score {score:.6f}, margin {scored.margins[number]:.4f}, cosine "
+            f"{scored.cosines[number]:.4f}\n  {texts[0]}\n  {texts[1]}\n"
+        )
+        shown = format_explanation(explain_pair(rescorer, texts, langs))
+        yield printable(f"{head}{shown}\n\n", lines=True).encode("utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emsmine import languages
+from emsmine.pipelines.rescoring import filled_in
 from emsmine.pipelines.runner.report import FunnelRow
 from emsmine.pipelines.settings import STAGE_NAMES, STEPS, Settings
 
@@ -53,9 +54,11 @@ def _why_nothing(rows: Sequence[FunnelRow], settings: Settings, pair: tuple[str,
     by = {"together": ("",), "by language": pair, "by pair": ("-".join(pair),)}
     groups = [(step, group) for step, told in STEPS.items() for group in by.get(told.rows, ())]
     found = {(row.step, row.group): row for row in rows}
-    for step, group in groups:
+    for place, (step, group) in enumerate(groups):
         row = found.get((step, group))
-        if row is not None and row.rows_out:
+        # A step without tasks, as rescoring that is off, has no row, and those behind it have.
+        was_passed = row is None and any(other == group and (later, group) in found for later, other in groups[place:])
+        if was_passed or (row is not None and row.rows_out):
             continue
         what = f" in {languages.name(group)}" if group in pair else ""
         dropped = sorted((row.dropped if row else {}).items(), key=lambda item: (-item[1], item[0]))
@@ -72,12 +75,14 @@ def _advice(step: str, settings: Settings, output: Path) -> str:
     stage = step.split(".")[0]
     rejects = f"samples of what was dropped are in {output / 'rejects'}"
     select = settings.select
+    threshold = filled_in(settings).select.threshold
     return {
         "ingest": f"check --format, --text-field and whether the input is text at all; {rejects}",
         "langid": f"check --pairs, and whether the crawl holds that language (--min-lid-score is "
         f"{settings.langid.min_lid_score:g}); {rejects}",
-        "select": f"lower --threshold (now {select.threshold:g}) or --cosine-floor (now {select.cosine_floor:g}), with "
+        "select": f"lower --threshold (now {threshold:g}) or --cosine-floor (now {select.cosine_floor:g}), with "
         "--redo select",
+        "rescore": f"lower --cosine-floor (now {select.cosine_floor:g}), with --redo rescore",
         "filter": f"see which rule refused them, and leave it out with --rules-off or loosen it, with --redo filter; "
         f"{rejects}",
     }.get(stage, rejects)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from emsmine.errors import ConfigError, CorruptOutputError, ForeignPathError, InputError
 from emsmine.pipelines.configuration import build_settings, read_saved_config
+from emsmine.pipelines.rescoring import filled_in, unused_steps
 from emsmine.pipelines.settings import STEPS, Settings
 from emsmine.pipelines.store import inside, layout
 from emsmine.pipelines.store.files import hash_inside, is_temporary
@@ -239,7 +240,7 @@ def _check_rows(manifests: dict[str, list[TaskManifest]], found: Verification) -
 def _check_settings(root: Path, manifests: dict[str, list[TaskManifest]], found: Verification) -> None:
     """Compare the saved settings with those in the manifests."""
     try:
-        settings = build_settings(read_saved_config(root), {})
+        settings = filled_in(build_settings(read_saved_config(root), {}))
     except (ConfigError, ForeignPathError) as error:
         found.add("damaged", layout.CONFIG_NAME, str(error))
         return
@@ -248,10 +249,11 @@ def _check_settings(root: Path, manifests: dict[str, list[TaskManifest]], found:
         changed = sorted({text for item in items for text in _changes(settings, stage, item)})
         for text in changed:
             found.add("stale", name, f"{text}; run again with --redo {stage}, or restore {layout.CONFIG_NAME}")
+    unused = unused_steps(settings)
     for name in (name for name, told in STEPS.items() if told.rows == "by pair"):
         there = {item.spec.partition.split("/")[0] for item in manifests[name]}
         absent = [pair_folder(pair) for pair in settings.pairs if pair_folder(pair) not in there]
-        if absent and name not in found.unfinished:
+        if absent and name not in found.unfinished and name not in unused:
             found.add("stale", name, f"no results of {', '.join(absent)}, which {layout.CONFIG_NAME} names; run again")
 
 

@@ -33,7 +33,7 @@ def plan(step: Step, context: PlanContext) -> list[TaskSpec]:
 
 
 def run(task: TaskContext) -> None:
-    """Write one pair in every wanted format, best margin first, and once more those that are suspicious."""
+    """Write one pair in every wanted format, best score first, and once more those that are suspicious."""
     table = best_first(pa.concat_tables([task.read(ref) for ref in task.spec.inputs]))
     source, target = task.spec.partition.split("-")
     table, left, right = in_export_order(table, source, target)
@@ -47,7 +47,9 @@ def run(task: TaskContext) -> None:
 
 def best_first(table: pa.Table) -> pa.Table:
     """Sort kept pairs as they are exported."""
-    keys = [("margin", "descending"), ("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
+    # Probabilities are often equal, and ids depend on how sentences are cut into shards; margins settle most of these.
+    keys = [("score", "descending"), ("margin", "descending")]
+    keys += [("source_sentence_id", "ascending"), ("target_sentence_id", "ascending")]
     return table.take(pc.sort_indices(table, sort_keys=keys))
 
 
@@ -68,12 +70,12 @@ def swapped_sides(table: pa.Table) -> pa.Table:
 
 
 def _rows(table: pa.Table) -> Iterator[ScoredPair]:
-    columns = ["margin", "cosine", COLUMN, "source_text", "target_text"]
+    columns = ["score", "margin", "cosine", COLUMN, "source_text", "target_text"]
     for batch in table.select(columns).to_batches(max_chunksize=8192):
         for values in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-            margin, cosine, suspicious, source, target = values
+            score, margin, cosine, suspicious, source, target = values
             # Cleaned when they were split; done again because a tab in a TSV ruins every later column.
-            yield ScoredPair(margin, cosine, suspicious, sanitise(source), sanitise(target))
+            yield ScoredPair(score, margin, cosine, suspicious, sanitise(source), sanitise(target))
 
 
 def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[ScoredPair], str]) -> None:
@@ -85,7 +87,7 @@ def _lines(task: TaskContext, path: str, table: pa.Table, line: Callable[[Scored
 
 def _write_tsv(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
     """score TAB source TAB target; no header, no quoting."""
-    _lines(task, f"export/{left}-{right}.tsv", table, lambda row: f"{row.margin:.6f}\t{row.source}\t{row.target}")
+    _lines(task, f"export/{left}-{right}.tsv", table, lambda row: f"{row.score:.6f}\t{row.source}\t{row.target}")
 
 
 def _write_moses(task: TaskContext, table: pa.Table, left: str, right: str) -> None:
@@ -99,7 +101,8 @@ def _write_jsonl(task: TaskContext, table: pa.Table, left: str, right: str) -> N
 
     def line(row: ScoredPair) -> str:
         translation = {left: row.source, right: row.target}
-        record = {"translation": translation, "margin": round(row.margin, 6), "suspicious": row.suspicious}
+        scores = {name: round(getattr(row, name), 6) for name in ("score", "margin", "cosine")}
+        record = {"translation": translation, **scores, "suspicious": row.suspicious}
         return json.dumps(record, ensure_ascii=False)
 
     _lines(task, f"export/{left}-{right}.jsonl", table, line)
@@ -118,4 +121,4 @@ def _write_listing(task: TaskContext, table: pa.Table, left: str, right: str) ->
 
 _WRITERS = {"tsv": _write_tsv, "moses": _write_moses, "jsonl": _write_jsonl, "parquet": _write_parquet}
 
-STAGE = Stage((Step("export", "export", 2, plan, run),))
+STAGE = Stage((Step("export", "export", 3, plan, run),))

@@ -64,7 +64,7 @@ def run(task: TaskContext) -> None:
     langs = pair.split("-")
     rules = _rules(spec)
     selected = task.read(spec.inputs[0])
-    scores_of_pair = [selected[name].to_pylist() for name in ("margin", "cosine", COLUMN)]
+    scores_of_pair = [selected[name].to_pylist() for name in ("score", "support", "margin", "cosine", COLUMN)]
     sides = [
         _side(task, lang, selected[f"{side}_id"].to_numpy())
         for side, lang in zip(("source", "target"), langs, strict=True)
@@ -140,4 +140,4 @@ def _refs(inputs: Iterable[FileRef], prefix: str) -> list[FileRef]:
     return [ref for ref in inputs if ref.path.startswith(prefix)]
 
 
-STAGE = Stage((Step("filter", "filter", 2, plan, run),), check)
+STAGE = Stage((Step("filter", "filter", 3, plan, run),), check)

@@ -23,8 +23,32 @@ from emsmine.pipelines.store.tasks import FileRef
 
 LOCK_NAME, STAT_NAME, CONFIG_NAME, LOG_NAME = "emsmine.lock", "emsmine.stat", "config.toml", "logs/steps.jsonl"
 WRITTEN = (
-    *("audit", "distinct", "documents", "duplicates", "embeddings", "export", "held", "index", "known", "logs"),
-    *("neighbours", "occurrences", "pairs", "samples", "segments", "selected", "sentences", "signatures", "tiles"),
+    *(
+        "audit",
+        "candidates",
+        "distinct",
+        "documents",
+        "duplicates",
+        "embeddings",
+        "export",
+        "held",
+        "index",
+        "known",
+        "logs",
+        "looked",
+    ),
+    *(
+        "neighbours",
+        "occurrences",
+        "pairs",
+        "rescored",
+        "samples",
+        "segments",
+        "selected",
+        "sentences",
+        "signatures",
+        "tiles",
+    ),
     *("tuning", "config.toml", "emsmine.*", *RESERVED),
 )
 """All that a run writes at the top of its directory."""

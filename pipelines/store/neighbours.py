@@ -1,4 +1,7 @@
-"""Neighbours as Parquet: written by `search`, read by its later steps and by `select`."""
+"""Neighbours as Parquet: written by `search`, read by its later steps and by `rescore` or `select`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +60,34 @@ def read_tied(task: TaskContext, ref: FileRef) -> tuple[npt.NDArray[np.int64], T
     tied = table["tied"].to_numpy() if _TIED.name in table.schema.names else None
     ranked = TiedNeighbours.unsure(neighbours) if tied is None else TiedNeighbours(neighbours, tied)
     return table["sentence_id"].to_numpy(), ranked
+
+
+@dataclass(frozen=True)
+class NeighbourFiles:
+    """The lists of one direction, in files, as `emsmine.mining.selection.streamed.Direction`."""
+
+    task: TaskContext
+    refs: tuple[FileRef, ...]
+
+    @classmethod
+    def of(cls, task: TaskContext, direction: str) -> "NeighbourFiles":
+        """Return those among the inputs of a task."""
+        refs = (ref for ref in task.spec.inputs if ref.path.rsplit("/", 1)[1].startswith(f"{direction}-"))
+        return cls(task, tuple(refs))
+
+    def ids(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Return the ids of the sentences that have lists."""
+        for ref in self.refs:
+            for batch in self.task.batches(ref, ["sentence_id"]):
+                yield batch["sentence_id"].to_numpy()
+
+    def lists(self) -> Iterator[tuple[npt.NDArray[np.int64], Neighbours]]:
+        """Return ids of sentences and their lists."""
+        for ref in self.refs:
+            for batch in self.task.batches(ref, ["sentence_id", "ids", "cosine"]):
+                k = batch.schema.field("ids").type.list_size
+                ids, cosine = (batch[name].flatten().to_numpy().reshape(-1, k) for name in ("ids", "cosine"))
+                yield batch["sentence_id"].to_numpy(), Neighbours(ids, cosine)
 
 
 VERSIONS = {"tile": 3, "merge": 2}

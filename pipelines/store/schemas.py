@@ -63,10 +63,32 @@ OCCURRENCES = pa.schema(
     ]
 )
 
+CANDIDATES = pa.schema(
+    [
+        pa.field("source_id", pa.int64(), nullable=False),
+        pa.field("target_id", pa.int64(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),
+        pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("in_forward", pa.bool_(), nullable=False),
+        pa.field("in_backward", pa.bool_(), nullable=False),
+        pa.field("suspicion", pa.uint32(), nullable=False),
+    ]
+)
+
+LOOKED = CANDIDATES.append(pa.field("word_cosine", pa.float32(), nullable=False)).append(
+    pa.field("logit", pa.float32(), nullable=False)
+)
+
+RESCORED = CANDIDATES.append(pa.field("probability", pa.float32(), nullable=False)).append(
+    pa.field("support", pa.int32(), nullable=False)
+)
+
 SELECTED = pa.schema(
     [
         pa.field("source_id", pa.int64(), nullable=False),
         pa.field("target_id", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("support", pa.int32(), nullable=False),
         pa.field("margin", pa.float32(), nullable=False),
         pa.field("cosine", pa.float32(), nullable=False),
         pa.field("suspicious", pa.string(), nullable=False),
@@ -87,7 +109,7 @@ _SIDE = [
 
 def pairs_schema(rules: list[str]) -> pa.Schema:
     """Return the schema of the kept pairs: those of `SELECTED`, both sides with provenance, a column per rule score."""
-    fields = [SELECTED.field(name) for name in ("margin", "cosine", "suspicious")]
+    fields = [SELECTED.field(name) for name in ("score", "support", "margin", "cosine", "suspicious")]
     for side in ("source", "target"):
         fields += [pa.field(f"{side}_{name}", kind, nullable=False) for name, kind in _SIDE]
     fields += [pa.field(f"rule_{name}", pa.float32()) for name in rules]

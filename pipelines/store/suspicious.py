@@ -22,6 +22,7 @@ _LISTING = ".suspicious.tsv"
 class ScoredPair:
     """A pair, with the reasons for which it is suspicious, joined by commas; "" for most pairs."""
 
+    score: float
     margin: float
     cosine: float
     suspicious: str

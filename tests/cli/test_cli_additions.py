@@ -113,8 +113,8 @@ def test_a_stage_is_its_file_and_an_entry_of_the_catalogue(house: House, copied:
     house.edit("pipelines/settings.py", (place, STAGE_SETTINGS), ("    export: ExportSettings = _stage(", ENTRY))
     assert len(house.touched) == 2
     listed = house.run("--help")
-    assert "Stage 9: keep short pairs." in listed
-    assert "Stage 10: write TSV" in listed
+    assert "Stage 10: keep short pairs." in listed
+    assert "Stage 11: write TSV" in listed
     assert "--longest-source INTEGER" in house.run("shorten", "--help")
     house.run("shorten", "-o", copied, "--longest-source", "53", "-j", "1")
     house.run("run", "-o", copied, "--longest-source", "53", "-j", "1")

@@ -197,6 +197,7 @@ def test_an_encoder_for_the_first_round_and_no_seed(data: Path, tmp_path: Path) 
         output,
         bootstrap=given,
         mine={"pairs": ["de-en"]},
+        mine__rescore={"rescore": False},
         mine__select={"threshold": 1.0},
         train__network={"vocab_size": 130},
     )
@@ -274,7 +275,8 @@ def test_several_processes_are_refused(data: Path, tmp_path: Path, monkeypatch: 
 
 def test_no_pairs_and_no_seed_is_an_end_with_a_reason(data: Path, tmp_path: Path) -> None:
     given = {"encoder": "ems:default", "seed": None}
-    result = call(data, tmp_path / "out", bootstrap=given, mine__select={"threshold": 50.0})
+    by_margin: dict[str, dict[str, Any]] = {"mine__rescore": {"rescore": False}, "mine__select": {"threshold": 50.0}}
+    result = call(data, tmp_path / "out", bootstrap=given, **by_margin)
     assert result.code == 1
     assert "round 2 has no pair to train on: round 1 kept none" in result.err
 

@@ -31,7 +31,7 @@ def table(text: str) -> list[tuple[float, str, str]]:
 
 
 def mine(*args: object, stdin: bytes = b"") -> list[tuple[float, str, str]]:
-    result = kit.emsmine("mine", *args, *LANGS, "--threshold", "1.0", stdin=stdin)
+    result = kit.emsmine("mine", *args, *LANGS, *kit.MARGIN_OF_ONE, stdin=stdin)
     assert result.code == 0, result.err
     assert "\r" not in result.out
     return table(result.out)
@@ -57,9 +57,7 @@ def test_the_pipeline_finds_the_same_pairs(sides: tuple[Path, Path], finished: P
 
 
 def test_swapped_sides_find_the_same_pairs(sides: tuple[Path, Path]) -> None:
-    swapped = kit.emsmine(
-        "mine", sides[1], sides[0], "--source-lang", "en", "--target-lang", "de", "--threshold", "1.0"
-    )
+    swapped = kit.emsmine("mine", sides[1], sides[0], "--source-lang", "en", "--target-lang", "de", *kit.MARGIN_OF_ONE)
     assert {(target, source) for _, source, target in table(swapped.out)} == {row[1:] for row in mine(*sides)}
 
 
@@ -72,7 +70,7 @@ def test_compressed_files_stdin_and_a_file_as_output(sides: tuple[Path, Path], t
     assert mine(packed, zst) == expected
     assert mine("-", sides[1], stdin=content[0]) == expected
     assert mine(sides[0], "-", stdin=content[1]) == expected
-    result = kit.emsmine("mine", *sides, *LANGS, "--threshold", "1.0", "-o", out)
+    result = kit.emsmine("mine", *sides, *LANGS, *kit.MARGIN_OF_ONE, "-o", out)
     assert (result.code, result.out) == (0, "")
     assert table(out.read_text(encoding="utf-8")) == expected
 
@@ -82,7 +80,7 @@ def test_noise_changes_nothing_and_is_counted(sides: tuple[Path, Path], tmp_path
     lines = [*sides[0].read_bytes().split(b"\n")[:-1]]
     lines += [b"", b"   ", b"caf\xe9", lines[3], lines[4].upper() + b" !", b"x" * 1001, b"\xe2\x80\x8b"]
     noisy.write_bytes(b"\r\n".join(lines))
-    result = kit.emsmine("mine", noisy, sides[1], *LANGS, "--threshold", "1.0")
+    result = kit.emsmine("mine", noisy, sides[1], *LANGS, *kit.MARGIN_OF_ONE)
     assert result.code == 0
     assert table(result.out) == mine(*sides)
     counts = dict(line.rsplit(maxsplit=1) for line in result.err.splitlines() if line.startswith(("source", "target")))
@@ -98,11 +96,11 @@ def test_noise_changes_nothing_and_is_counted(sides: tuple[Path, Path], tmp_path
 
 def test_threshold_cuts_the_tail(sides: tuple[Path, Path]) -> None:
     rows = mine(*sides)
-    cut = kit.emsmine("mine", *sides, *LANGS, "--threshold", str(rows[5][0]))
+    cut = kit.emsmine("mine", *sides, *LANGS, "--no-rescore", "--threshold", str(rows[5][0]))
     assert [row[1:] for row in table(cut.out)] == [row[1:] for row in rows if row[0] > rows[5][0]] or [
         row[1:] for row in table(cut.out)
     ] == [row[1:] for row in rows if row[0] >= rows[5][0]]
-    assert kit.emsmine("mine", *sides, *LANGS, "--threshold", "99").out == ""
+    assert kit.emsmine("mine", *sides, *LANGS, "--no-rescore", "--threshold", "99").out == ""
 
 
 @pytest.mark.parametrize("k", [1, 1000])
@@ -112,7 +110,7 @@ def test_k_may_exceed_the_corpus(sides: tuple[Path, Path], k: int) -> None:
 
 def test_suspicious_pairs_are_counted_and_listed_on_demand(sides: tuple[Path, Path], tmp_path: Path) -> None:
     listing = tmp_path / "suspicious.tsv"
-    result = kit.emsmine("mine", *sides, *LANGS, "--threshold", "1.0", "--k", "1000", "--suspicious", listing)
+    result = kit.emsmine("mine", *sides, *LANGS, *kit.MARGIN_OF_ONE, "--k", "1000", "--suspicious", listing)
     assert result.code == 0, result.err
     rows = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
     # Every sentence has fewer than 1,000 neighbours.
@@ -120,7 +118,7 @@ def test_suspicious_pairs_are_counted_and_listed_on_demand(sides: tuple[Path, Pa
     assert all("few_neighbours" in row[2].split(",") for row in rows)
     counted = dict(line.split() for line in result.err.splitlines() if line.startswith(("suspicious", "pairs")))
     assert counted["suspicious.few_neighbours"] == counted["pairs"] == str(len(rows))
-    quiet = kit.emsmine("mine", *sides, *LANGS, "--threshold", "1.0", "--suspicious", listing)
+    quiet = kit.emsmine("mine", *sides, *LANGS, *kit.MARGIN_OF_ONE, "--suspicious", listing)
     assert "suspicious.few_neighbours" not in quiet.err
     assert listing.read_text(encoding="utf-8").count("few_neighbours") == 0
 
@@ -168,14 +166,14 @@ def test_wrong_use(sides: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_languages_are_those_of_the_file_names(sides: tuple[Path, Path]) -> None:
-    result = kit.emsmine("mine", *sides, "--threshold", "1.0")
+    result = kit.emsmine("mine", *sides, *kit.MARGIN_OF_ONE)
     assert table(result.out) == mine(*sides)
     assert "--source-lang is de, by the file name" in result.err
     assert "looks like" not in result.err
 
 
 def test_swapped_languages_are_warned_of(sides: tuple[Path, Path]) -> None:
-    result = kit.emsmine("mine", *sides, "-s", "en", "-t", "de", "--threshold", "1.0")
+    result = kit.emsmine("mine", *sides, "-s", "en", "-t", "de", *kit.MARGIN_OF_ONE)
     assert result.code == 0
     assert result.err.count("were the two languages swapped?") == 2
 
@@ -183,7 +181,7 @@ def test_swapped_languages_are_warned_of(sides: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz"])
 def test_outputs_are_compressed_as_they_are_called(sides: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
     out = tmp_path / f"out.tsv{ending}"
-    assert kit.emsmine("mine", *sides, "--threshold", "1.0", "-o", out).code == 0
+    assert kit.emsmine("mine", *sides, *kit.MARGIN_OF_ONE, "-o", out).code == 0
     assert table("".join(f"{line.decode()}\n" for line in read_lines(str(out)))) == mine(*sides)
     # Whatever it is called, it is read as what it is.
     plain, odd = tmp_path / "plain.de.gz", tmp_path / "packed.de"
@@ -193,7 +191,7 @@ def test_outputs_are_compressed_as_they_are_called(sides: tuple[Path, Path], tmp
 
 
 def test_no_pair_says_why(sides: tuple[Path, Path], tmp_path: Path) -> None:
-    result = kit.emsmine("-q", "mine", *sides, "--threshold", "99", "-o", tmp_path / "none.tsv")
+    result = kit.emsmine("-q", "mine", *sides, "--no-rescore", "--threshold", "99", "-o", tmp_path / "none.tsv")
     assert (result.code, (tmp_path / "none.tsv").read_bytes()) == (0, b"")
     assert "mine: no pair; the largest margin is" in result.err
     assert "--threshold 99" in result.err
@@ -201,5 +199,5 @@ def test_no_pair_says_why(sides: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_the_end_says_where_the_pairs_are(sides: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "pairs.tsv"
-    result = kit.emsmine("mine", *sides, "--threshold", "1.0", "-o", out)
+    result = kit.emsmine("mine", *sides, *kit.MARGIN_OF_ONE, "-o", out)
     assert f"pairs in {out} (score, source, target; best first)" in result.err

@@ -83,6 +83,7 @@ def test_files_are_what_the_field_expects(finished: Path) -> None:
         assert [json.loads(line)["translation"] for line in lines] == [{left: row[1], right: row[2]} for row in table]
         stored = pq.read_table(finished / "export" / f"{pair}.parquet").to_pylist()
         assert [(row["source_text"], row["target_text"]) for row in stored] == [(row[1], row[2]) for row in table]
+        assert [row["score"] for row in stored] == [row["margin"] for row in stored]
         assert [round(row["margin"], 6) for row in stored] == pytest.approx(scores, abs=1e-6)
     assert names == sorted(expected)
 
@@ -93,6 +94,7 @@ def test_stages_one_by_one_give_the_bytes_of_run(finished: Path, crawl: list[Pat
     assert kit.emsmine("dedup", "-o", root, "-j", 1).code == 0
     for name in STAGE_NAMES[2:]:
         more = {"langid": ["-p", "de-en", "-p", "fr-es"], "select": ["--threshold", "1.0"], "export": FORMATS}
+        more["rescore"] = ["--no-rescore"]
         result = kit.emsmine(name, "-o", root, "-j", 1, *more.get(name, []))
         assert result.code == 0, result.err
         assert result.out == ""
@@ -163,10 +165,10 @@ def test_configuration_file_and_flags(crawl: list[Path], tmp_path: Path) -> None
         f'inputs = ["{crawl[1]}"]\npairs = ["en-de"]\n[select]\nthreshold = 1.3\n[export]\nformats = ["tsv"]\n',
         encoding="utf-8",
     )
-    result = kit.emsmine("run", "-c", config, "-o", tmp_path / "run", "-j", 1, "--threshold", "1.01")
+    result = kit.emsmine("run", "-c", config, "-o", tmp_path / "run", "-j", 1, "--no-rescore", "--threshold", "1.01")
     assert result.code == 0, result.err
     assert [path.name for path in (tmp_path / "run" / "export").iterdir()] == ["de-en.tsv"]
-    scores = [row["margin"] for row in kit.rows(tmp_path / "run", "selected")]
+    scores = [row["score"] for row in kit.rows(tmp_path / "run", "selected")]
     assert min(scores) >= 1.01
 
 
@@ -286,7 +288,7 @@ def test_quiet_says_nothing_but_the_result(finished: Path) -> None:
 
 
 def test_as_a_program(crawl: list[Path], finished: Path, tmp_path: Path) -> None:
-    args = ["-p", "de-en,es-fr", "--threshold", "1.0", *FORMATS, "-j", "1"]
+    args = ["-p", "de-en,es-fr", *kit.MARGIN_OF_ONE, *FORMATS, "-j", "1"]
     done = command("run", *crawl, "-o", "run", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("every row is accounted for\n")

@@ -24,7 +24,7 @@ def scores(text: str) -> list[float]:
 
 
 def test_translations_score_higher_than_what_is_none(pairs: Path) -> None:
-    result = kit.emsmine("score", pairs, *LANGS)
+    result = kit.emsmine("score", pairs, *LANGS, "--no-rescore")
     assert result.code == 0, result.err
     found = scores(result.out)
     assert len(found) == len(GERMAN)
@@ -34,19 +34,20 @@ def test_translations_score_higher_than_what_is_none(pairs: Path) -> None:
     assert f"{'scored':<24} {len(GERMAN):>10}" in result.err
 
 
-def test_mining_gives_a_pair_the_same_score(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("of_both", "of_mine"), [(["--no-rescore"], "1.0"), ([], "0")])
+def test_mining_gives_a_pair_the_same_score(tmp_path: Path, of_both: list[str], of_mine: str) -> None:
     paths = tmp_path / "a.de", tmp_path / "a.en"
     for path, sentences in zip(paths, (GERMAN, ENGLISH), strict=True):
         path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    scored = kit.emsmine("score", *paths, *LANGS).out
-    mined = kit.emsmine("mine", *paths, *LANGS, "--threshold", "1.0").out
+    scored = kit.emsmine("score", *paths, *LANGS, *of_both).out
+    mined = kit.emsmine("mine", *paths, *LANGS, *of_both, "--threshold", of_mine).out
     assert mined
     assert set(mined.splitlines()) <= set(scored.splitlines())
 
 
 def test_a_threshold_leaves_lines_out_and_says_so(pairs: Path, tmp_path: Path) -> None:
     output = tmp_path / "good.tsv"
-    result = kit.emsmine("score", pairs, *LANGS, "--threshold", "1.2", "-o", output)
+    result = kit.emsmine("score", pairs, *LANGS, "--no-rescore", "--threshold", "1.2", "-o", output)
     assert result.code == 0, result.err
     assert result.out == ""
     kept = output.read_text("utf-8")
@@ -56,7 +57,7 @@ def test_a_threshold_leaves_lines_out_and_says_so(pairs: Path, tmp_path: Path) -
 
 
 def test_other_margins_need_no_threshold(pairs: Path) -> None:
-    result = kit.emsmine("score", pairs, *LANGS, "--margin", "absolute")
+    result = kit.emsmine("score", pairs, *LANGS, "--no-rescore", "--margin", "absolute")
     assert result.code == 0, result.err
     assert all(-1.0001 <= cosine <= 1.0001 for cosine in scores(result.out))
 
@@ -79,7 +80,7 @@ def test_what_mine_wrote_is_scored_by_its_sentences(tmp_path: Path) -> None:
     for path, sentences in zip(paths, (GERMAN, ENGLISH), strict=True):
         path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
     mined, plain = tmp_path / "mined.tsv.gz", tmp_path / "plain.tsv"
-    assert kit.emsmine("mine", *paths, "--threshold", "1.0", "-o", mined).code == 0
+    assert kit.emsmine("mine", *paths, *kit.MARGIN_OF_ONE, "-o", mined).code == 0
     rows = gzip.decompress(mined.read_bytes()).decode("utf-8").splitlines()
     plain.write_text("".join(f"{row.split(chr(9), 1)[1]}\n" for row in rows), encoding="utf-8")
     result = kit.emsmine("score", mined, *LANGS)

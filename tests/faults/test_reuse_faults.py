@@ -30,7 +30,7 @@ def old(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start_and_kill(files: Sequence[Path], root: Path, old: Path, number: int) -> bool:
     """Start the run in a process group of its own; kill it when it has written so many files, if it gets there."""
-    args = ["run", *map(str, files), "-p", *PAIR, "-o", str(root), "-j", "1", "--threshold", "1.0", "--reuse", str(old)]
+    args = ["run", *map(str, files), "-p", *PAIR, "-o", str(root), "-j", "1", *kit.MARGIN_OF_ONE, "--reuse", str(old)]
     process = subprocess.Popen(
         [sys.executable, "-m", "emsmine", *args],
         stdout=subprocess.DEVNULL,

@@ -30,7 +30,7 @@ class Run:
     def __init__(self, crawl: Sequence[Path], root: Path, workers: int) -> None:
         self.root = root
         self.stderr = root.parent / "stderr"
-        args = ["run", *map(str, crawl), "-p", *PAIR, "-o", str(root), "-j", str(workers), "--threshold", "1.0"]
+        args = ["run", *map(str, crawl), "-p", *PAIR, "-o", str(root), "-j", str(workers), *kit.MARGIN_OF_ONE]
         with self.stderr.open("wb") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "emsmine", *args],

@@ -62,6 +62,7 @@ def put_neighbours(root: Path) -> None:
             table = pa.Table.from_arrays(columns, schema=neighbours_schema(4))
             parts[f"{PAIR}/{direction}-{shard:05d}"] = {f"neighbours/{PAIR}": table}
     kit.publish(root, "search", "merge", parts)
+    (root / "config.toml").write_text("[rescore]\nrescore = false\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_pairs_put_aside_give_the_same_bytes(
     monkeypatch.setattr(os, "pread", in_parts)
     assert kit.emsmine(*COMMAND, tmp_path).code == 0
     assert len(sizes) > 40
-    assert set(sizes[:-2]) == {1600, 700}
+    assert set(sizes[:-3]) == {2400, 1500, 600}
     assert kit.tree(tmp_path) == in_memory
 
 

@@ -1,22 +1,44 @@
 """A run directory that an earlier version made is continued, byte for byte.
 
 `run_directory.tar.gz` is a run over the invented German and English pages of `pipeline_kit`, made by the version of
-24 November 2026 (before files and folders of the code were rearranged), without lock and logs:
-`emsmine run memory://feed.jsonl -p de-en -j 1 --threshold 1.0 --formats tsv,moses,parquet,jsonl`.
+1 December 2026 (the first one that can rescore), by margin, without lock, record and logs:
+`emsmine run memory://feed.jsonl -p de-en -j 1 --no-rescore --threshold 1.0 --formats tsv,moses,parquet,jsonl`.
+
+With another shipped model, or after a change of stored results that is meant: python tests/golden/test_run_golden.py
 """
 
+import gzip
 import importlib.metadata
 import json
+import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
-import pipeline_kit as kit
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import pipeline_kit as kit
+
+from emsmine.encoder.registry import load_encoder
+
 ARCHIVE = Path(__file__).parent / "run_directory.tar.gz"
-ARGS = ("-p", "de-en", "-j", "1", "--threshold", "1.0", "--formats", "tsv,moses,parquet,jsonl")
+ARGS = ("-p", "de-en", "-j", "1", *kit.MARGIN_OF_ONE, "--formats", "tsv,moses,parquet,jsonl")
+
+
+@contextmanager
+def inputs() -> Iterator[None]:
+    """Put the inputs where the run found them."""
+    memory = fsspec.filesystem("memory")
+    pages = {**kit.pages("de"), **kit.pages("en")}
+    memory.pipe("/feed.jsonl", b"".join(kit.json_line(url, text) for url, text in pages.items()))
+    memory.pipe("/more.jsonl", b"".join(kit.json_line(url, text) for url, text in kit.pages("fr").items()))
+    yield
+    memory.rm("/feed.jsonl")
+    memory.rm("/more.jsonl")
 
 
 @pytest.fixture
@@ -33,13 +55,12 @@ def old(tmp_path: Path) -> Iterator[Path]:
     others = [name for name, version in made_with.items() if importlib.metadata.version(name) != version]
     if others:
         pytest.skip(f"made with other versions of {', '.join(others)}, which would ask for --redo")
-    memory = fsspec.filesystem("memory")
-    pages = {**kit.pages("de"), **kit.pages("en")}
-    memory.pipe("/feed.jsonl", b"".join(kit.json_line(url, text) for url, text in pages.items()))
-    memory.pipe("/more.jsonl", b"".join(kit.json_line(url, text) for url, text in kit.pages("fr").items()))
-    yield root
-    memory.rm("/feed.jsonl")
-    memory.rm("/more.jsonl")
+    manifest = json.loads((root / "manifests/encode.encode/deu_Latn/00000.json").read_bytes())
+    assert manifest["params"]["encoder_fingerprint"] == load_encoder("ems:default", device="cpu").fingerprint(), (
+        "the run was made with another shipped model; if that is meant: python tests/golden/test_run_golden.py"
+    )
+    with inputs():
+        yield root
 
 
 def scores(path: Path) -> dict[str, float]:
@@ -65,25 +86,26 @@ def test_nothing_is_done_again(old: Path) -> None:
     assert {name: (old / name).stat().st_mtime_ns for name in before} == times
 
 
-@pytest.mark.parametrize("stage", ["ingest", "langid", "index", "select", "filter", "export"])
+@pytest.mark.parametrize("stage", ["ingest", "langid", "index", "rescore", "select", "filter", "export"])
 def test_what_is_made_again_has_the_same_bytes(old: Path, stage: str) -> None:
     before = kit.tree(old)
     assert kit.emsmine("run", "-o", old, "-j", "1", "--redo", stage).code == 0
     after = {name: digest for name, digest in kit.tree(old).items() if name != "emsmine.stat"}
     # Vectors may be rounded otherwise on another processor.
     parts = ("embeddings/", "tiles/", "neighbours/", "selected/", "pairs/", "export/", "rejects/select", "manifests/")
-    exact = [name for name in before if stage in ("select", "filter", "export") or not name.startswith(parts)]
+    late = stage in ("rescore", "select", "filter", "export")
+    exact = [name for name in before if late or not name.startswith(parts)]
     assert sorted(after) == sorted(before)
     assert {name: after[name] for name in exact} == {name: before[name] for name in exact}
 
 
 def test_it_can_be_extended(old: Path, tmp_path: Path) -> None:
-    inputs = ("memory://feed.jsonl", "memory://more.jsonl")
+    both = ("memory://feed.jsonl", "memory://more.jsonl")
     args = ("-p", "de-en,en-fr", *ARGS[2:])
     extended, alone = tmp_path / "extended", tmp_path / "alone"
-    result = kit.emsmine("run", *inputs, *args, "-o", extended, "--reuse", old)
+    result = kit.emsmine("run", *both, *args, "-o", extended, "--reuse", old)
     assert result.code == 0, result.err
-    assert kit.emsmine("run", *inputs, *args, "-o", alone).code == 0
+    assert kit.emsmine("run", *both, *args, "-o", alone).code == 0
     for name in ("de-en.tsv", "en-fr.tsv"):
         found, expected = (scores(root / "export" / name) for root in (extended, alone))
         # Vectors may be rounded otherwise on another processor.
@@ -91,3 +113,25 @@ def test_it_can_be_extended(old: Path, tmp_path: Path) -> None:
         assert len(found) == kit.NUM_PARALLEL
     rows = {row["step"]: row for row in json.loads(kit.emsmine("report", extended, "--json").out) if row["reused"]}
     assert rows["encode.encode"]["reused"]["reused_vectors"] > 0
+
+
+def make() -> None:
+    """Write the archive anew; the same bytes from the same results."""
+    with tempfile.TemporaryDirectory() as folder, inputs():
+        root = Path(folder) / "run"
+        result = kit.emsmine("run", "memory://feed.jsonl", *ARGS, "-o", root)
+        assert result.code == 0, result.err
+        with (
+            ARCHIVE.open("wb") as file,
+            gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for name in kit.tree(root):
+                member = tarfile.TarInfo(name)
+                member.size = (root / name).stat().st_size
+                with (root / name).open("rb") as content:
+                    archive.addfile(member, content)
+
+
+if __name__ == "__main__":
+    make()

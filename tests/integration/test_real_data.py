@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from emsmine.pipelines.direct.sentences import read_lines
-from emsmine.pipelines.settings import SelectSettings
+from emsmine.pipelines.settings import PROBABILITY_THRESHOLD, RATIO_THRESHOLD
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CRAWL = DATA / "crawl"
@@ -35,20 +35,20 @@ def test_real_pages_are_read_without_loss(tmp_path: Path, name: str) -> None:
     assert len({document["url"] for document in documents}) > len(documents) / 2
 
 
-def test_real_sentences_are_mined(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "lowest"), [([], PROBABILITY_THRESHOLD), (["--no-rescore"], RATIO_THRESHOLD)])
+def test_real_sentences_are_mined(tmp_path: Path, flags: list[str], lowest: float) -> None:
     sides = []
     for lang in ("de", "en"):
         path = needed(DATA / "mining-dev" / f"de-en.{lang}.zst")
         sentences = [line.decode("utf-8").split("\t", 1)[1] for line in read_lines(str(path))][:3000]
         sides.append(tmp_path / f"sentences.{lang}")
         sides[-1].write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    result = kit.emsmine("mine", *sides, "--source-lang", "de", "--target-lang", "en")
+    result = kit.emsmine("mine", *sides, "--source-lang", "de", "--target-lang", "en", *flags)
     assert result.code == 0, result.err
     rows = [line.split("\t") for line in result.out.split("\n")[:-1]]
     assert {len(row) for row in rows} <= {3}
     scores = [float(row[0]) for row in rows]
     assert scores == sorted(scores, reverse=True)
-    lowest = SelectSettings.threshold
     assert min(scores, default=lowest) >= lowest
     assert len({row[1] for row in rows}) == len(rows)
 

@@ -229,6 +229,7 @@ def test_incremental_is_all_at_once_byte_for_byte(
         pairs=parse_pairs(["de-en"]),
         search=SearchSettings(k),
         langid=LangidSettings(shard_rows=new_rows),
+        rescore=kit.BY_MARGIN,
         select=SelectSettings(threshold=0.5, cosine_floor=-1.0),
     )
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

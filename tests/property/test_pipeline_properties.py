@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emsmine import languages
 from emsmine.lines import compression_of
-from emsmine.mining.selection import MARGINS
+from emsmine.mining.selection import MARGINS, SCORES
 from emsmine.mining.text.langid import Prediction
 from emsmine.mining.text.normalise import dedup_key
 from emsmine.mining.text.rules import RulesConfig
@@ -24,6 +24,7 @@ from emsmine.pipelines.settings import (
     EXPORT_FORMATS,
     ExportSettings,
     LangidSettings,
+    RescoreSettings,
     SelectSettings,
     Settings,
 )
@@ -47,17 +48,33 @@ def pair_lists(draw: st.DrawFn) -> list[str]:
 @given(
     inputs=st.lists(TEXT, max_size=4),
     pairs=pair_lists(),
-    select=st.builds(SelectSettings, margin=st.sampled_from(MARGINS), threshold=FINITE, cosine_floor=FINITE),
+    rescore=st.builds(
+        RescoreSettings, rescore=st.sampled_from([None, True, False]), scorer=TEXT, documents=st.booleans()
+    ),
+    select=st.builds(
+        SelectSettings,
+        margin=st.sampled_from(MARGINS),
+        sort_by=st.sampled_from(SCORES),
+        threshold=st.none() | FINITE,
+        cosine_floor=FINITE,
+    ),
     rows=st.integers(1, 10**9),
     off=st.lists(TEXT, max_size=3, unique=True),
     formats=st.lists(st.sampled_from(EXPORT_FORMATS), max_size=4, unique=True),
 )
 def test_settings_come_back_from_toml(
-    inputs: list[str], pairs: list[str], select: SelectSettings, rows: int, off: list[str], formats: list[str]
+    inputs: list[str],
+    pairs: list[str],
+    rescore: RescoreSettings,
+    select: SelectSettings,
+    rows: int,
+    off: list[str],
+    formats: list[str],
 ) -> None:
     written = Settings(
         inputs=tuple(inputs),
         pairs=parse_pairs(pairs),
+        rescore=rescore,
         select=select,
         langid=LangidSettings(shard_rows=rows),
         filter=RulesConfig(rules_off=tuple(sorted(off))),

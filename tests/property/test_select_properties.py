@@ -172,7 +172,7 @@ def test_piece_by_piece_equals_all_in_memory(
     assert len(opened) == (len(eligible) > buffer_pairs)
     assert all(scratch.closed for scratch in opened)
     assert [pair for chosen, _ in pieces for pair in chosen.pairs()] == expected.pairs()
-    for name in ("margin", "cosine", "in_forward", "in_backward"):
+    for name in ("score", "margin", "cosine", "in_forward", "in_backward"):
         values = b"".join(getattr(chosen, name).tobytes() for chosen, _ in pieces)
         assert values == getattr(expected, name).tobytes(), name
     assert [label for _, piece in pieces for label in piece.labels()] == marks.labels()
@@ -193,9 +193,10 @@ def test_piece_by_piece_equals_all_in_memory(
     buffer_pairs=st.integers(1, 70),
     ascending=st.booleans(),
     pieces=st.integers(1, 9),
+    rescored=st.booleans(),
 )
 def test_sorting_through_the_disk_equals_sorting_in_memory(
-    seed: int, num_pairs: int, num_margins: int, buffer_pairs: int, ascending: bool, pieces: int
+    seed: int, num_pairs: int, num_margins: int, buffer_pairs: int, ascending: bool, pieces: int, rescored: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     source, target = np.divmod(rng.permutation(400)[:num_pairs].astype(np.int64), 20)
@@ -206,19 +207,31 @@ def test_sorting_through_the_disk_equals_sorting_in_memory(
         source, target, margin = source[order], target[order], margin[order]
     flags = rng.random((2, num_pairs)) < 0.5
     cosine = rng.standard_normal(num_pairs).astype(np.float32)
+    marks = np.zeros(num_pairs, np.uint32)
+    pairs = NumberedPairs(source, target, cosine, margin, flags[0], flags[1])
+    expected = Candidates.ordered(source, target, cosine, margin, flags[0], flags[1])
+    if rescored:  # what was the margin is the score now
+        other = rng.standard_normal(num_pairs).astype(np.float32)
+        marks = rng.integers(0, 2**32, num_pairs).astype(np.uint32)
+        pairs = NumberedPairs(source, target, cosine, other, flags[0], flags[1], margin, marks)
+        expected = Candidates.ordered(source, target, cosine, other, flags[0], flags[1], margin)
     scratch = MemoryScratch()
     sorter = PairSorter(buffer_pairs, lambda: scratch)
     for part in np.array_split(np.arange(num_pairs), pieces):
-        sorter.add(NumberedPairs(source, target, cosine, margin, flags[0], flags[1]).take(part))
+        sorter.add(pairs.take(part))
     found = list(sorter.best_first())
     num_runs = -(-num_pairs // buffer_pairs)
     assert max((len(piece) for piece in found), default=0) <= max(buffer_pairs, num_runs)
-    expected = Candidates.ordered(source, target, cosine, margin, flags[0], flags[1])
-    names = {name: name for name in ("margin", "cosine", "in_forward", "in_backward")}
+    names = {name: name for name in ("score", "margin", "cosine", "in_forward", "in_backward")}
     for name, expected_name in {"source": "source_ids", "target": "target_ids", **names}.items():
         values = b"".join(getattr(piece, name).tobytes() for piece in found)
         assert values == getattr(expected, expected_name).tobytes(), name
-    assert len(scratch.data) == (16 * num_pairs if num_pairs > buffer_pairs else 0)
+    mark_of = dict(zip(zip(source.tolist(), target.tolist(), strict=True), marks.tolist(), strict=True))
+    for piece in found:
+        assert [mark_of[pair] for pair in zip(piece.source.tolist(), piece.target.tolist(), strict=True)] == (
+            piece.mark.tolist()
+        )
+    assert len(scratch.data) == (24 * num_pairs if num_pairs > buffer_pairs else 0)
 
 
 @pytest.mark.parametrize("margin", MARGINS)

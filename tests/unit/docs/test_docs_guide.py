@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from emsmine.mining.text.rules import default_rules
 from emsmine.pipelines.bootstrap.settings import BootstrapSettings
 from emsmine.pipelines.cli.main import cli
 from emsmine.pipelines.configuration import build_settings, read_config
+from emsmine.pipelines.direct.train_scorer import ScorerConfig, load_scorer_config
 from emsmine.pipelines.reasons import REASONS, SUSPICIONS
 from emsmine.pipelines.settings import STAGE_NAMES, STAGE_SETTINGS
 from emsmine.pipelines.stages import load_stage
@@ -40,19 +42,21 @@ SCHEMAS = {
     "occurrences": schemas.OCCURRENCES,
     "embeddings": schemas.embeddings_schema(4, "x", "y"),
     "neighbours": schemas.neighbours_schema(4),
+    "candidates": schemas.CANDIDATES,
+    "looked": schemas.LOOKED,
+    "rescored": schemas.RESCORED,
     "selected": schemas.SELECTED,
     "pairs": schemas.pairs_schema(RULES),
     "rejects": REJECTS_SCHEMA,
 }
 RUN_SETTINGS = [(stage, field) for stage, kind in STAGE_SETTINGS.items() for field in dataclasses.fields(kind)]
 FILE_SETTINGS = [
-    (table, field)
-    for table, kind in [
-        *((table.name, type(getattr(TrainingConfig(), table.name))) for table in dataclasses.fields(TrainingConfig)),
-        ("bootstrap", BootstrapSettings),
-    ]
-    for field in dataclasses.fields(kind)
+    (heading, table.name, field)
+    for heading, config in [("## Training settings", TrainingConfig()), ("## Scorer settings", ScorerConfig())]
+    for table in dataclasses.fields(config)
+    for field in dataclasses.fields(getattr(config, table.name))
 ]
+FILE_SETTINGS += [("## Bootstrap settings", "bootstrap", field) for field in dataclasses.fields(BootstrapSettings)]
 
 
 def shown(value: Any) -> str:
@@ -122,11 +126,11 @@ def test_the_reference_has_every_run_setting(stage: str, field: "dataclasses.Fie
     assert all(choice in row[2] for choice in field.metadata["choices"])
 
 
-@pytest.mark.parametrize(("table", "field"), FILE_SETTINGS)
+@pytest.mark.parametrize(("heading", "table", "field"), FILE_SETTINGS)
 def test_the_reference_has_every_setting_of_a_training_and_of_bootstrapping(
-    table: str, field: "dataclasses.Field[Any]"
+    heading: str, table: str, field: "dataclasses.Field[Any]"
 ) -> None:
-    row = re.search(rf"^\| `{table}\.{field.name}` \| `(.*?)` \| (.*) \|$", REFERENCE, re.MULTILINE)
+    row = re.search(rf"^\| `{table}\.{field.name}` \| `(.*?)` \| (.*) \|$", section(heading), re.MULTILINE)
     assert row is not None, f"docs/reference.md lacks {table}.{field.name}"
     assert row[1] == shown(field.default)
     assert len(row[2]) > 10, f"{table}.{field.name} says nothing of itself: write a docstring below the field"
@@ -189,7 +193,9 @@ def calls_of_emsmine() -> list[tuple[str, str, str]]:
         text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
         spans = [span for line in text.splitlines() for span in re.findall(r"`([^`]+)`", line)]
         for span in [*spans, *re.findall(r"^    (.+)$", text, re.MULTILINE)]:
-            for words, rest in re.findall(r"(?:^|[\s/])emsmine(?: -[qv]+)? ((?:eval )?[a-z]+)\b([^#|;`]*)", span):
+            for words, rest in re.findall(
+                r"(?:^|[\s/])emsmine(?: -[qv]+)? ((?:eval )?[a-z]+(?:-[a-z]+)*)\b([^#|;`]*)", span
+            ):
                 calls.append((name, words, rest))
     return calls
 
@@ -207,7 +213,7 @@ def test_the_documents_call_commands_and_flags_that_exist() -> None:
 
 def test_the_documents_name_settings_that_exist() -> None:
     tables: dict[str, set[str]] = {}
-    for table, field in [*FILE_SETTINGS, *RUN_SETTINGS]:
+    for table, field in [*(item[1:] for item in FILE_SETTINGS), *RUN_SETTINGS]:
         tables.setdefault(table, set()).add(field.name)
     for stage in STAGE_NAMES:
         tables[stage] |= {step.name for step in load_stage(stage).steps}
@@ -247,8 +253,11 @@ def toml_blocks() -> list[tuple[str, int, str]]:
 def test_every_toml_block_is_a_valid_configuration(name: str, number: int, block: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(block, encoding="utf-8")
-    if "[optimiser]" in block:
+    tables = tomllib.loads(block)
+    if "optimiser" in tables:
         assert load_training_config(path).data.train
+    elif "encoder" in tables.get("run", {}):
+        assert load_scorer_config(path).data.train
     else:
         assert build_settings(read_config(path), {}).pairs
 

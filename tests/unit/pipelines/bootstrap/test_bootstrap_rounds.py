@@ -121,8 +121,8 @@ def test_known_pairs_are_recognised_by_what_they_say() -> None:
 
 def filtered(root: Path, pair: str, rows: Sequence[tuple[float, str, str]]) -> Store:
     """Put kept pairs into a run directory, in two shards."""
-    columns = ("margin", "source_text", "target_text", "source_sentence_id", "target_sentence_id")
-    values = [(margin, source, target, n, 100 + n) for n, (margin, source, target) in enumerate(rows)]
+    columns = ("score", "margin", "source_text", "target_text", "source_sentence_id", "target_sentence_id")
+    values = [(score, score, source, target, n, 100 + n) for n, (score, source, target) in enumerate(rows)]
     half = len(values) // 2
     parts = {
         f"{pair}/{n:05}": {f"pairs/{pair}": pa.Table.from_pylist([dict(zip(columns, v, strict=True)) for v in part])}

@@ -41,12 +41,35 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 OPTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, []),
-    ({"threshold": 1.0, "k": 2}, ["--threshold", "1.0", "--k", "2"]),
+    ({"rescore": False}, ["--no-rescore"]),
+    ({"rescore": False, "threshold": 1.0, "k": 2}, ["--no-rescore", "--threshold", "1.0", "--k", "2"]),
     (
-        {"margin": "distance", "threshold": 0.1, "retrieval": "forward", "cosine_floor": 0.1},
-        ["--margin", "distance", "--threshold", "0.1", "--retrieval", "forward", "--cosine-floor", "0.1"],
+        {"rescore": False, "margin": "distance", "threshold": 0.1, "retrieval": "forward", "cosine_floor": 0.1},
+        [
+            "--no-rescore",
+            "--margin",
+            "distance",
+            "--threshold",
+            "0.1",
+            "--retrieval",
+            "forward",
+            "--cosine-floor",
+            "0.1",
+        ],
     ),
-    ({"max_sentence_chars": 50, "threshold": 1}, ["--max-sentence-chars", "50", "--threshold", "1"]),
+    (
+        {"rescore": False, "max_sentence_chars": 50, "threshold": 1},
+        ["--no-rescore", "--max-sentence-chars", "50", "--threshold", "1"],
+    ),
+    (
+        {"threshold": 0.1, "k": 2, "max_sentence_chars": 50},
+        ["--threshold", "0.1", "--k", "2", "--max-sentence-chars", "50"],
+    ),
+    (
+        {"margin": "distance", "retrieval": "forward", "cosine_floor": 0.1, "scorer": "ems:default"},
+        ["--margin", "distance", "--retrieval", "forward", "--cosine-floor", "0.1", "--scorer", "ems:default"],
+    ),
+    ({"sort_by": "margin", "threshold": 1.0}, ["--sort-by", "margin", "--threshold", "1.0"]),
 ]
 
 
@@ -86,17 +109,23 @@ def test_sentences_may_come_in_any_form(form: Callable[[list[str]], Any]) -> Non
 
 
 def test_files_lists_and_vectors_may_be_mixed(files: tuple[Path, Path], encoder: emsmine.Encoder) -> None:
-    expected = emsmine.mine(NOISY, ENGLISH, **LANGS, encoder=encoder, threshold=1).to_list()
-    # The languages are told by the names of the files.
-    assert emsmine.mine(files[0], str(files[1]), encoder=encoder, threshold=1).to_list() == expected
-    assert emsmine.mine(NOISY, files[1], source_lang="deu", encoder=encoder, threshold=1).to_list() == expected
+    how: dict[str, Any] = {"encoder": encoder, "threshold": 1}
+    for rescore in (None, False):
+        # A probability of 1 is too much to ask for.
+        more = how | {"rescore": rescore} | ({} if rescore is False else {"threshold": 0.1})
+        expected = emsmine.mine(NOISY, ENGLISH, **LANGS, **more).to_list()
+        assert len(expected) > 3
+        # The languages are told by the names of the files.
+        assert emsmine.mine(files[0], str(files[1]), **more).to_list() == expected
+        assert emsmine.mine(NOISY, files[1], source_lang="deu", **more).to_list() == expected
     vectors = encoder.encode(ENGLISH, lang="en")
-    mixed = emsmine.mine(NOISY, vectors, source_lang="de", encoder=encoder, threshold=1).to_list()
+    # By margin, as vectors cannot be read again.
+    mixed = emsmine.mine(NOISY, vectors, source_lang="de", **how).to_list()
     assert mixed == [row | {"target": ""} for row in expected]
 
 
 def test_vectors_are_mined_as_their_sentences_are(encoder: emsmine.Encoder) -> None:
-    expected = emsmine.mine(GERMAN, ENGLISH, **LANGS, encoder=encoder).to_list()
+    expected = emsmine.mine(GERMAN, ENGLISH, **LANGS, encoder=encoder, rescore=False).to_list()
     left, right = encoder.encode(GERMAN, lang="de"), encoder.encode(ENGLISH, lang="en")
     rows = emsmine.mine(left, right).to_list()
     assert rows == [row | {"source": "", "target": ""} for row in expected]
@@ -110,7 +139,7 @@ def test_vectors_are_mined_as_their_sentences_are(encoder: emsmine.Encoder) -> N
 
 
 def test_ids_are_places_in_the_input(encoder: emsmine.Encoder) -> None:
-    pairs = emsmine.mine(NOISY, ["", *ENGLISH], **LANGS, encoder=encoder, threshold=1.0)
+    pairs = emsmine.mine(NOISY, ["", *ENGLISH], **LANGS, encoder=encoder, rescore=False, threshold=1.0)
     for pair in pairs:
         assert NOISY[pair.source_id] == pair.source
         assert ["", *ENGLISH][pair.target_id] == pair.target
@@ -149,7 +178,17 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, max_sentence_chars=0), ConfigError, "max_sentence_chars is 0"),
     (lambda: emsmine.score(GERMAN, ENGLISH, **LANGS, max_sentence_chars=0), ConfigError, "max_sentence_chars is 0"),
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, margin="cosine"), ConfigError, "choose from ratio, distance"),
-    (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, margin="distance"), ConfigError, "needs a select.threshold"),
+    (
+        lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, rescore=False, margin="distance"),
+        ConfigError,
+        "needs a select.threshold",
+    ),
+    (
+        lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, sort_by="margin", margin="distance"),
+        ConfigError,
+        "needs a select.threshold",
+    ),
+    (lambda: emsmine.mine(np.eye(3), np.eye(3), margin="distance"), ConfigError, "needs a select.threshold"),
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, retrieval="best"), ConfigError, "'best'; choose from max"),
     (lambda: emsmine.mine(GERMAN, ENGLISH, **LANGS, encoder="word2vec:x"), ConfigError, "'word2vec'"),
     (lambda: emsmine.mine(np.ones((2, 3)), np.ones((2, 4))), InputError, "3 dimensions and target vectors 4"),
@@ -186,15 +225,19 @@ def test_swapped_languages_are_warned_of(caplog: pytest.LogCaptureFixture) -> No
     assert "were the two languages swapped?" in caplog.text
 
 
+@pytest.mark.parametrize("rescore", [None, False])
 @pytest.mark.parametrize("as_files", [True, False])
-def test_score_gives_the_lines_and_counts_of_the_command(tmp_path: Path, as_files: bool) -> None:
+def test_score_gives_the_lines_and_counts_of_the_command(tmp_path: Path, as_files: bool, rescore: bool | None) -> None:
     source = [*GERMAN, "", "x" * 1001, GERMAN[0], GERMAN[2].upper()]
     target = [*kit.PARALLEL["en"], "Nothing.", "Too long.", "A copy of a source.", ""]
     paths = lines(tmp_path / "a.de", source), lines(tmp_path / "b.en", target)
-    command = kit.emsmine("score", *paths, *FLAGS)
+    command = kit.emsmine("score", *paths, *FLAGS, *(["--no-rescore"] if rescore is False else []))
     assert command.code == 0, command.err
-    scores = emsmine.score(*paths) if as_files else emsmine.score(source, target, **LANGS)
-    written = [f"{margin:.6f}\t{a}\t{b}" for margin, a, b in zip(scores.margins, source, target, strict=True)]
+    how: dict[str, Any] = {"rescore": rescore} if as_files else {"rescore": rescore, **LANGS}
+    scores = emsmine.score(*paths, **how) if as_files else emsmine.score(source, target, **how)
+    found = scores.to_arrow()["score"].to_numpy(zero_copy_only=False)
+    assert np.array_equal(found, scores.margins, equal_nan=True) == (rescore is False)
+    written = [f"{score:.6f}\t{a}\t{b}" for score, a, b in zip(found, source, target, strict=True)]
     assert written == command.out.split("\n")[:-1]
     counted = dict(line.split() for line in command.err.splitlines() if len(line.split()) == 2)
     assert {name: f"{number:,}" for name, number in scores.counts.items()} == {

@@ -11,7 +11,8 @@ import zstandard
 from pipeline_kit import AngleEncoder
 
 from emsmine.errors import InputError, LanguageError
-from emsmine.pipelines.direct.evaluation import evaluate_bucc, evaluate_pairs, evaluate_tatoeba, find_bucc, find_tatoeba
+from emsmine.pipelines.direct.bucc import evaluate_bucc, find_bucc
+from emsmine.pipelines.direct.evaluation import evaluate_pairs, evaluate_tatoeba, find_tatoeba
 from emsmine.pipelines.settings import SelectSettings
 
 
@@ -109,11 +110,13 @@ def bucc(folder: Path, source: list[str] = SOURCE, target: list[str] = TARGET, g
 
 def test_bucc_by_hand(tmp_path: Path) -> None:
     bucc(tmp_path)
-    found = evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en"), k=2, settings=ABSOLUTE)
+    (found,) = evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en")], k=2, settings=ABSOLUTE)
     # Best first: s1-t1 cos 5°, s3-t2 cos 15° (takes t2 from s2, cos 30°), s2-t3 cos 90°. Two of the four gold pairs are
     # of sentences that were left out: they count as missed, each of them.
     assert (found["gold"], found["mined"], found["sentences"]) == (4, 2, [3, 3])
     assert (found["precision"], found["recall"], found["f1"]) == (50, 25, 33.33)
+    assert (found["score"], found["threshold"]) == ("margin", 0.9)
+    assert not {"without_rescoring", "transferred"} & set(found)
     assert found["best_f1"] == 40
     midway = (np.cos(np.deg2rad(5)) + np.cos(np.deg2rad(15))) / 2
     assert found["best_threshold"] == pytest.approx(midway, abs=1e-4)
@@ -127,19 +130,19 @@ def test_bucc_by_hand(tmp_path: Path) -> None:
 def test_bucc_floor_is_that_of_the_miner(tmp_path: Path) -> None:
     bucc(tmp_path)
     settings = SelectSettings(margin="absolute", threshold=-1.0, cosine_floor=0.9)
-    found = evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en"), k=2, settings=settings)
+    (found,) = evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en")], k=2, settings=settings)
     assert found["mined"] == 2
 
 
 def test_bucc_copies_count_for_the_sentence_that_stands_for_them(tmp_path: Path) -> None:
     bucc(tmp_path, source=["s1\t0", "s2\t0"], target=["t1\t0"], gold=["s2\tt1"])
-    found = evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en"), k=2, settings=ABSOLUTE)
+    (found,) = evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en")], k=2, settings=ABSOLUTE)
     assert (found["precision"], found["recall"]) == (100, 100)
 
 
 def test_bucc_without_any_correct_pair_is_still_json(tmp_path: Path) -> None:
     bucc(tmp_path, source=["s1\t0", "s2\t180"], target=["t1\t0", "t2\t180"], gold=["s1\tt2"])
-    found = evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en"), k=1, settings=ABSOLUTE)
+    (found,) = evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en")], k=1, settings=ABSOLUTE)
     assert (found["best_f1"], found["best_threshold"]) == (0, None)
     json.dumps(found, allow_nan=False)
 
@@ -150,7 +153,7 @@ def test_bucc_files_may_be_packed_split_and_in_a_folder_of_the_pair(tmp_path: Pa
     (folder / "de-en.training.de.gz").write_bytes(gzip.compress("\n".join(SOURCE).encode()))
     (folder / "de-en.training.en.zst").write_bytes(zstandard.compress("\n".join(TARGET).encode()))
     write(folder / "de-en.training.gold", *GOLD)
-    found = evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en", "training"), k=2, settings=ABSOLUTE)
+    (found,) = evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en", "training")], k=2, settings=ABSOLUTE)
     assert found["f1"] == 33.33
 
 
@@ -167,7 +170,7 @@ def test_bucc_files_may_be_packed_split_and_in_a_folder_of_the_pair(tmp_path: Pa
 def test_wrong_bucc_files(tmp_path: Path, change: dict[str, list[str]], message: str) -> None:
     bucc(tmp_path, **change)
     with pytest.raises(InputError, match=message):
-        evaluate_bucc(AngleEncoder(), find_bucc(tmp_path, "de-en"), k=2, settings=ABSOLUTE)
+        evaluate_bucc(AngleEncoder(), [find_bucc(tmp_path, "de-en")], k=2, settings=ABSOLUTE)
 
 
 def test_missing_bucc_files_are_named(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     # cos 10° for both pairs: equal margins are ordered by the place in the source.
     assert [(pair.source, pair.target) for pair in pairs] == [("0 a", "10 x"), ("90 b", "100 y")]
     assert [pair.margin for pair in pairs] == pytest.approx([np.cos(np.deg2rad(10))] * 2, abs=1e-6)
+    assert [pair.score for pair in pairs] == [pair.margin for pair in pairs]
     assert counts == {
         "source.sentences": 3,
         "source.duplicate": 1,
@@ -106,15 +107,15 @@ def test_suspicious_pairs_are_marked_and_counted(tmp_path: Path) -> None:
 
 def test_tsv_and_listing_are_written_whole(tmp_path: Path) -> None:
     pairs = [
-        ScoredPair(1.25, 0.5, "", "ä", "b"),
-        ScoredPair(1.0, 0.25, "low_cosine,few_neighbours", "c", "d"),
-        ScoredPair(0.75, 0.125, "low_cosine", "e", "f"),
+        ScoredPair(0.9, 1.25, 0.5, "", "ä", "b"),
+        ScoredPair(0.75, 1.0, 0.25, "low_cosine,few_neighbours", "c", "d"),
+        ScoredPair(0.5, 0.75, 0.125, "low_cosine", "e", "f"),
     ]
     out, listing = tmp_path / "out.tsv", tmp_path / "listing.tsv"
     write_pairs(pairs, str(out))
     assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
     write_pairs(pairs, str(out), str(listing))
-    assert out.read_bytes() == "1.250000\tä\tb\n1.000000\tc\td\n0.750000\te\tf\n".encode()
+    assert out.read_bytes() == "0.900000\tä\tb\n0.750000\tc\td\n0.500000\te\tf\n".encode()
     assert listing.read_bytes() == (
         b"1.000000\t0.250000\tlow_cosine,few_neighbours\tc\td\n0.750000\t0.125000\tlow_cosine\te\tf\n"
     )

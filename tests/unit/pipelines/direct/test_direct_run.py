@@ -26,7 +26,9 @@ FORMATS = "tsv,moses,parquet,jsonl"
 def ran(crawl: list[Path], tmp_path_factory: pytest.TempPathFactory) -> emsmine.Run:
     """Return a run made from Python with the settings of the fixture `finished`."""
     root = tmp_path_factory.mktemp("python") / "out"
-    return emsmine.run(crawl, pairs=list(kit.PAIRS), output=root, threshold=1.0, formats=FORMATS.split(","), workers=1)
+    return emsmine.run(
+        crawl, pairs=list(kit.PAIRS), output=root, rescore=False, threshold=1.0, formats=FORMATS.split(","), workers=1
+    )
 
 
 def test_a_run_leaves_the_bytes_of_the_command(ran: emsmine.Run, finished: Path) -> None:
@@ -38,7 +40,13 @@ def test_the_same_call_changes_nothing_and_bare_words_do(ran: emsmine.Run, crawl
     before = kit.tree(root)
     pairs = ",".join(kit.PAIRS)
     again = emsmine.run(
-        [str(path) for path in crawl], pairs=pairs, output=str(root), threshold=1, formats=FORMATS, workers=1
+        [str(path) for path in crawl],
+        pairs=pairs,
+        output=str(root),
+        rescore=False,
+        threshold=1,
+        formats=FORMATS,
+        workers=1,
     )
     assert again == emsmine.Run(root)
     # The settings are saved beside the results.
@@ -114,7 +122,8 @@ def test_a_script_needs_no_guard_for_its_workers(crawl: list[Path], tmp_path: Pa
     script = tmp_path / "script.py"
     script.write_text(
         "import emsmine\nprint('once')\n"
-        f"run = emsmine.run({[str(path) for path in crawl]!r}, pairs='de-en', output='out', workers=2, threshold=1)\n"
+        f"run = emsmine.run({[str(path) for path in crawl]!r}, pairs='de-en', output='out', workers=2, "
+        "rescore=False, threshold=1)\n"
         "print(len(run.pairs()))\n",
         encoding="utf-8",
     )
@@ -305,7 +314,8 @@ def test_an_empty_file_of_embeddings_is_no_vectors(tmp_path: Path) -> None:
 
 
 def test_a_run_is_quiet(crawl: list[Path], tmp_path: Path) -> None:
-    program = f"import emsmine; emsmine.run({str(crawl[1])!r}, pairs='de-en', output='out', threshold=1, workers=1)"
+    settings = "pairs='de-en', output='out', rescore=False, threshold=1, workers=1"
+    program = f"import emsmine; emsmine.run({str(crawl[1])!r}, {settings})"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
     )

@@ -27,6 +27,7 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     first = 1 / ((0.75 + 0.5) / 2)
     second = root / ((root / 2 + (root + 0.5) / 2) / 2)
     assert scored.margins.tolist() == pytest.approx([first, second], abs=1e-6)
+    assert scored.scores.tolist() == scored.margins.tolist()
     assert scored.counts == {"lines": 2, "scored": 2}
 
 

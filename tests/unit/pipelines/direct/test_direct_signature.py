@@ -12,8 +12,9 @@ from pipeline_kit import AngleEncoder
 from emsmine.encoder.protocol import FloatArray
 from emsmine.mining.evaluate import content_hash
 from emsmine.pipelines.bootstrap.pairs import PairSet, measure
-from emsmine.pipelines.direct import evaluation
-from emsmine.pipelines.direct.evaluation import evaluate_bucc, evaluate_pairs, evaluate_tatoeba, find_bucc, find_tatoeba
+from emsmine.pipelines.direct import bucc as direct_bucc
+from emsmine.pipelines.direct.bucc import evaluate_bucc, find_bucc
+from emsmine.pipelines.direct.evaluation import evaluate_pairs, evaluate_tatoeba, find_tatoeba
 from emsmine.pipelines.settings import SelectSettings
 
 SETTINGS = SelectSettings(margin="absolute", threshold=0.5, cosine_floor=-1.0)
@@ -62,9 +63,9 @@ def bucc(folder: Path, **changes: bytes) -> Path:
 
 
 def mined(folder: Path, encoder: Any = None, *, k: int = 2, **settings: Any) -> str:
-    found = evaluate_bucc(
+    (found,) = evaluate_bucc(
         encoder or AngleEncoder(),
-        find_bucc(folder, "de-en"),
+        [find_bucc(folder, "de-en")],
         k=k,
         settings=dataclasses.replace(SETTINGS, **settings),
     )
@@ -93,7 +94,7 @@ def test_what_moves_a_mining_score_moves_its_signature(tmp_path: Path, what: str
 
 def test_the_longest_sentence_moves_the_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = mined(bucc(tmp_path))
-    monkeypatch.setattr(evaluation, "_MAX_CHARS", 500)
+    monkeypatch.setattr(direct_bucc, "_MAX_CHARS", 500)
     assert mined(bucc(tmp_path)) != before
 
 

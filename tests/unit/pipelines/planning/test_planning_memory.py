@@ -13,7 +13,7 @@ import pytest
 
 from emsmine.pipelines.configuration import parse_pairs, to_toml
 from emsmine.pipelines.planning import costs
-from emsmine.pipelines.settings import IndexSettings, SearchSettings, Settings
+from emsmine.pipelines.settings import IndexSettings, RescoreSettings, SearchSettings, Settings
 from emsmine.pipelines.store.schemas import embeddings_schema, fixed_binary, neighbours_schema
 from emsmine.pipelines.store.store import Store
 from emsmine.pipelines.store.tasks import TaskSpec
@@ -112,7 +112,12 @@ def test_select(tmp_path: Path, threshold: float) -> None:
     tables = {f"{side}-00000": neighbours(100_000, 6, 100_000) for side in ("forward", "backward")}
     write_named(tmp_path, "merge", "neighbours", tables)
     chosen = dataclasses.replace(SETTINGS.select, threshold=threshold, cosine_floor=0.0)
-    measured = growth(tmp_path, dataclasses.replace(SETTINGS, select=chosen), "select", "select")
+    measured = growth(
+        tmp_path,
+        dataclasses.replace(SETTINGS, rescore=RescoreSettings(rescore=False), select=chosen),
+        "select",
+        "select",
+    )
     check(measured, costs.select_bytes(100_000, 100_000, 6))
 
 
@@ -120,7 +125,12 @@ def test_select_holds_the_smaller_side(tmp_path: Path) -> None:
     tables = {"forward-00000": neighbours(1_000_000, 2, 50_000), "backward-00000": neighbours(50_000, 2, 1_000_000)}
     write_named(tmp_path, "merge", "neighbours", tables)
     chosen = dataclasses.replace(SETTINGS.select, threshold=0.1, cosine_floor=0.0)
-    measured = growth(tmp_path, dataclasses.replace(SETTINGS, select=chosen), "select", "select")
+    measured = growth(
+        tmp_path,
+        dataclasses.replace(SETTINGS, rescore=RescoreSettings(rescore=False), select=chosen),
+        "select",
+        "select",
+    )
     check(measured, costs.select_bytes(1_000_000, 50_000, 2))
 
 

@@ -60,7 +60,7 @@ def test_a_stage_names_the_next() -> None:
         ("ingest.read", "", ["ingest left nothing of 10 rows (reason 10)", "--text-field"]),
         ("langid.split", "", ["langid left nothing of 10 rows", "--pairs"]),
         ("langid.distinct", "eng_Latn", ["langid left nothing in English of 10 rows", "--min-lid-score"]),
-        ("select.select", None, ["select left nothing", "--threshold (now 1.2)", "--redo select"]),
+        ("select.select", None, ["select left nothing", "--threshold (now 0.5)", "--redo select"]),
         ("filter.filter", None, ["filter left nothing", "--rules-off"]),
     ],
 )

@@ -18,8 +18,11 @@ from emsmine.pipelines.store.store import Store
 def pairs(rows: list[tuple[float, str, str]], suspicious: tuple[str, ...] = ()) -> pa.Table:
     schema = pairs_schema(["identical"])
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for number, (margin, source, target) in enumerate(rows):
-        columns["margin"].append(margin)
+    for number, (score, source, target) in enumerate(rows):
+        columns["score"].append(score)
+        columns["support"].append(0)
+        # In another order: what comes first is decided by the score.
+        columns["margin"].append(2.0 - score)
         columns["cosine"].append(0.5)
         columns["suspicious"].append(suspicious[number] if suspicious else "")
         columns["rule_identical"].append(0.0)
@@ -79,7 +82,7 @@ def test_all_formats_say_the_same_best_first(tmp_path: Path) -> None:
         "es-fr.tsv",
     ]
     tsv = (folder / "es-fr.tsv").read_bytes().decode("utf-8")
-    # Equal margins: by the ids, as everywhere.
+    # Equal scores: by the ids, as everywhere.
     assert tsv == (
         '1.300000\ttres "x"\ttrois « x »\n1.300000\ttres bis\ttrois bis\n1.200000\tdos\tdeux\n1.100000\tuno\tun\n'
     )
@@ -89,6 +92,9 @@ def test_all_formats_say_the_same_best_first(tmp_path: Path) -> None:
     parsed = [json.loads(line) for line in (folder / "es-fr.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["translation"] for row in parsed] == [{"es": row[1], "fr": row[2]} for row in columns]
     assert list(parsed[0]["translation"]) == ["es", "fr"]
+    assert list(parsed[0]) == ["translation", "score", "margin", "cosine", "suspicious"]
+    assert [(row["score"], row["margin"]) for row in parsed] == [(1.3, 0.7), (1.3, 0.7), (1.2, 0.8), (1.1, 0.9)]
+    assert {row["cosine"] for row in parsed} == {0.5}
     stored = kit.rows(tmp_path, "export/es-fr.parquet")
     assert [(row["source_text"], row["target_text"]) for row in stored] == [(row[1], row[2]) for row in columns]
 
@@ -113,7 +119,7 @@ def test_suspicious_pairs_are_listed_and_stay_in_every_file(tmp_path: Path) -> N
     folder = export(tmp_path / "marked", "fr-es", pairs(ROWS, MARKS), "tsv", "moses", "jsonl", "parquet")
     plain = export(tmp_path / "plain", "fr-es", pairs(ROWS), "tsv", "moses", "jsonl", "parquet")
     assert (folder / "es-fr.suspicious.tsv").read_bytes().decode("utf-8") == (
-        "1.750000\t0.500000\tlow_cosine,few_neighbours\ttres\ttr ois\n1.250000\t0.500000\tlow_cosine\tuno\tun\n"
+        "0.250000\t0.500000\tlow_cosine,few_neighbours\ttres\ttr ois\n0.750000\t0.500000\tlow_cosine\tuno\tun\n"
     )
     for name in ("es-fr.tsv", "corpus.es-fr.es", "corpus.es-fr.fr"):
         assert (folder / name).read_bytes() == (plain / name).read_bytes()
@@ -123,7 +129,7 @@ def test_suspicious_pairs_are_listed_and_stay_in_every_file(tmp_path: Path) -> N
     assert [row["suspicious"] for row in kit.rows(tmp_path, "marked/export/es-fr.parquet")] == [MARKS[2], "", MARKS[0]]
     (manifest,) = Store(tmp_path / "marked").manifests("export", "export")
     assert manifest.counters == {"suspicious.few_neighbours": 1, "suspicious.low_cosine": 2}
-    assert (manifest.rows_in, manifest.rows_out, manifest.spec.version) == (3, 3, 2)
+    assert (manifest.rows_in, manifest.rows_out, manifest.spec.version) == (3, 3, 3)
 
 
 def test_no_listing_without_suspicious_pairs(tmp_path: Path) -> None:

@@ -72,10 +72,10 @@ def put(root: Path) -> None:
         {f"{n:05d}": {"distinct": table(DOCUMENTS, rows)} for n, rows in enumerate(DOCUMENTS_BY_SHARD)},
     )
     pairs = [
-        (1, 1, 1.5, 0.9, ""),
-        (SECOND, 2, 1.4, 0.8, "low_cosine"),
-        (0, 0, 1.3, 0.7, "low_cosine,few_neighbours"),
-        (SECOND + 1, 3, 1.2, 0.6, ""),
+        (1, 1, 0.9, 3, 1.5, 0.9, ""),
+        (SECOND, 2, 0.8, 0, 1.4, 0.8, "low_cosine"),
+        (0, 0, 0.75, 2, 1.3, 0.7, "low_cosine,few_neighbours"),
+        (SECOND + 1, 3, 0.6, 0, 1.2, 0.6, ""),
     ]
     kit.publish(root, "select", "select", {f"{PAIR}/00000": {f"selected/{PAIR}": table(SELECTED, pairs)}})
 
@@ -90,6 +90,8 @@ def test_texts_and_first_places_join(tmp_path: Path) -> None:
     rows = run(tmp_path)
     assert [(row["source_sentence_id"], row["target_sentence_id"]) for row in rows] == [(1, 1), (0, 0)]
     expected = {
+        "score": 0.75,
+        "support": 2,
         "margin": pytest.approx(1.3),
         "cosine": pytest.approx(0.7),
         "suspicious": "low_cosine,few_neighbours",
@@ -127,7 +129,7 @@ def test_suspicious_pairs_pass_and_are_counted_if_no_rule_drops_them(tmp_path: P
     (manifest,) = Store(tmp_path).manifests("filter", "filter")
     # The other pair of low cosine is identical on both sides.
     assert manifest.counters == {"suspicious.few_neighbours": 1, "suspicious.low_cosine": 1}
-    assert manifest.spec.version == 2
+    assert manifest.spec.version == 3
 
 
 def test_a_rule_that_is_off_refuses_nothing_and_has_no_column(tmp_path: Path) -> None:

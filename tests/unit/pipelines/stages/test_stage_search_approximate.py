@@ -77,6 +77,7 @@ def settings(engine: str, **search: Any) -> Settings:
         pairs=parse_pairs(["de-en"]),
         index=IndexSettings(engine),
         search=SearchSettings(**{"audit_queries": 200, **search}),
+        rescore=kit.BY_MARGIN,
         select=SelectSettings(threshold=1.02),
     )
 

@@ -1,5 +1,6 @@
 """select: pairs by margin, and a reason for each candidate that is none."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,21 @@ def test_choice_and_reasons(
     values: dict[str, Any] = {"margin": "absolute", "threshold": 0.3, "cosine_floor": 0.1, **settings}
     kit.run_stage(
         tmp_path,
-        Settings(pairs=parse_pairs(["de-en"]), select=SelectSettings(**values)),
+        Settings(pairs=parse_pairs(["de-en"]), rescore=kit.BY_MARGIN, select=SelectSettings(**values)),
         "select",
     )
     rows = kit.rows(tmp_path, f"selected/{PAIR}")
     assert [(row["source_id"], row["target_id"]) for row in rows] == pairs
     assert [row["margin"] for row in rows] == [row["cosine"] for row in rows]
+    assert [(row["score"], row["support"]) for row in rows] == [(row["margin"], 0) for row in rows]
     assert kit.dropped(tmp_path, "select", "select") == reasons
 
 
 def select_in_parts(root: Path, **settings: Any) -> dict[str, str]:
     values: dict[str, Any] = {"margin": "absolute", "threshold": 0.3, "cosine_floor": 0.1, **settings}
-    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), select=SelectSettings(**values)), "select")
+    kit.run_stage(
+        root, Settings(pairs=parse_pairs(["de-en"]), rescore=kit.BY_MARGIN, select=SelectSettings(**values)), "select"
+    )
     return {
         name: digest
         for name, digest in kit.tree(root).items()
@@ -139,7 +143,7 @@ def test_a_side_without_sentences_gives_no_pairs(tmp_path: Path) -> None:
 def test_ratio_margin_by_hand(tmp_path: Path) -> None:
     put_neighbours(tmp_path)
     settings = SelectSettings(margin="ratio", threshold=0.0, cosine_floor=0.0)
-    kit.run_stage(tmp_path, Settings(pairs=parse_pairs(["de-en"]), select=settings), "select")
+    kit.run_stage(tmp_path, Settings(pairs=parse_pairs(["de-en"]), rescore=kit.BY_MARGIN, select=settings), "select")
     rows = {(row["source_id"], row["target_id"]): row["margin"] for row in kit.rows(tmp_path, f"selected/{PAIR}")}
     # Neighbourhood means: source 0 (0.95 + 0.50) / 2, target 10 (0.95 + 0.90) / 2; of sentence 2 and 12 one neighbour.
     assert rows[0, 10] == pytest.approx(0.95 / ((0.725 + 0.925) / 2), rel=1e-6)
@@ -155,7 +159,7 @@ LONELY_BACKWARD = {10: [(0, 0.9), (1, 0.5)], 11: [(1, 0.9), (0, 0.5)], 12: [(2, 
 def select_lonely(root: Path, **settings: Any) -> list[dict[str, Any]]:
     put_neighbours(root, LONELY_FORWARD, LONELY_BACKWARD)
     values = SelectSettings(**{"cosine_floor": 0.0, **settings})
-    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), select=values), "select")
+    kit.run_stage(root, Settings(pairs=parse_pairs(["de-en"]), rescore=kit.BY_MARGIN, select=values), "select")
     return kit.rows(root, f"selected/{PAIR}")
 
 
@@ -189,9 +193,16 @@ def test_margin_and_threshold_decide_what_is_low(tmp_path: Path) -> None:
     }
 
 
-def test_results_from_before_the_marks_are_stale(tmp_path: Path) -> None:
+def test_results_from_before_the_scores_are_stale(tmp_path: Path) -> None:
     put_neighbours(tmp_path, LONELY_FORWARD, LONELY_BACKWARD)
-    old = table(LONELY_FORWARD)
-    kit.publish(tmp_path, "select", "select", {f"{PAIR}/00000": {f"selected/{PAIR}": old}})
-    with pytest.raises(StaleOutputError, match="version 1 -> 2"):
-        kit.run_stage(tmp_path, Settings(pairs=parse_pairs(["de-en"])), "select")
+    settings = Settings(pairs=parse_pairs(["de-en"]), rescore=kit.BY_MARGIN)
+    kit.run_stage(tmp_path, settings, "select")
+    store = Store(tmp_path)
+    (manifest,) = store.manifests("select", "select")
+    store.remove_step("select", "select")
+    old = replace(manifest.spec, version=2)
+    with store.task(old) as task:
+        task.writer(f"selected/{PAIR}", table(LONELY_FORWARD).schema).write(table(LONELY_FORWARD))
+    store.finish_step("select", "select", [old])
+    with pytest.raises(StaleOutputError, match="version 2 -> 3"):
+        kit.run_stage(tmp_path, settings, "select")

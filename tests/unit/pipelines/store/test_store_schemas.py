@@ -66,7 +66,7 @@ def test_read_embeddings_needs_the_description() -> None:
 
 def test_pairs_schema_has_both_sides_and_every_rule() -> None:
     names = schemas.pairs_schema(["too_long", "identical"]).names
-    assert names[:3] == ["margin", "cosine", "suspicious"]
+    assert names[:5] == ["score", "support", "margin", "cosine", "suspicious"]
     for side in ("source", "target"):
         for name in ("text", "sentence_id", "url", "date", "doc_id", "position", "lid_score", "mt_hints"):
             assert f"{side}_{name}" in names
