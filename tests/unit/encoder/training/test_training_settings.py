@@ -8,8 +8,10 @@ import pytest
 
 from emsmine.encoder.training.settings import TrainingConfig, load_training_config
 from emsmine.errors import ConfigError
+from emsmine.pipelines.direct.train_scorer import load_scorer_config
 
 RECIPES = Path(__file__).resolve().parents[4] / "encoder" / "recipes"
+OF_A_SCORER = RECIPES / "scorer.toml"
 
 
 def load(tmp_path: Path, text: str) -> TrainingConfig:
@@ -61,11 +63,17 @@ def test_the_published_recipe() -> None:
     assert (config.data.batch_size, config.data.preprocessing, run.precision) == (8 * 152, "ems", "fp16")
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("recipe", sorted({*RECIPES.glob("*.toml")} - {OF_A_SCORER}), ids=lambda path: path.name)
 def test_the_recipes_that_ship_are_valid(recipe: Path) -> None:
     config = load_training_config(recipe)
     assert config.data.train
     assert config.run.output != TrainingConfig().run.output
+
+
+def test_the_recipe_of_the_scorer_is_valid() -> None:
+    config = load_scorer_config(OF_A_SCORER)
+    assert config.data.train
+    assert config.run.encoder
 
 
 @pytest.mark.parametrize(
