@@ -92,7 +92,7 @@ def test_the_message_says_what_is_wanted_and_what_there_is(monkeypatch: pytest.M
     check_memory(TrainingConfig(network=NetworkConfig(vocab_size=500_000)), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.toml")))
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.toml") if path.name != "scorer.toml"))
 def test_never_more_than_the_formulas_that_were_measured(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`training_bytes` of the memory benchmark was within 4 % of measurements; more would refuse what fits."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -53,6 +53,22 @@ def test_a_sound_run_has_no_problem_and_nothing_changes(copied: Path) -> None:
     assert state(copied) == before
 
 
+@pytest.mark.parametrize("flags", [["--rescore"], ["--no-rescore"], ["--sort-by", "margin", "--no-documents"]])
+def test_defaults_that_follow_from_others_are_no_change(crawl: list[Path], tmp_path: Path, flags: list[str]) -> None:
+    """Threshold, score and scorer are not given: the settings do not say them, the results do."""
+    result = kit.emsmine("run", crawl[1], "-p", "de-en", "-o", tmp_path / "run", "-j", 1, *flags)
+    assert result.code == 0, result.err
+    assert COMPLETE in result.out
+    assert problems(tmp_path / "run") == []
+    config = tmp_path / "run/config.toml"
+    settings = config.read_text(encoding="utf-8")
+    config.write_text(settings.replace("[select]\n", "[select]\nthreshold = 0.25\n"), encoding="utf-8")
+    assert problems(tmp_path / "run") == [("stale", "select.select")]
+    if "--no-rescore" in flags:
+        config.write_text(settings.replace("rescore = false", "rescore = true"), encoding="utf-8")
+        assert ("stale", "rescore.collect") in problems(tmp_path / "run")
+
+
 def test_a_flipped_bit_in_any_file_is_found(copied: Path) -> None:
     """One bit in each file that a manifest lists, and in each manifest, in turn."""
     own = {"emsmine.lock", STAT_NAME, "config.toml", "logs/steps.jsonl"}
