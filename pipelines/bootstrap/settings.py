@@ -133,7 +133,9 @@ def _mining(given: Any, path: Path) -> Settings:
             f"bootstrap: {path}: mine.encode.encoder has no effect: every round mines with the encoder that it "
             "trained; leave it out, or name one for round 1 as bootstrap.encoder"
         )
-    settings = build_settings(tables, {})
+    # Rounds mine with encoders without a scorer; a first one that has one would read `select.threshold` otherwise.
+    reading = {"rescore": False, **_table(tables.get("rescore", {}), f"{path}: [mine.rescore]")}
+    settings = build_settings({**tables, "rescore": reading}, {})
     absolute = tuple(name if "://" in name else os.path.abspath(name) for name in settings.inputs)
     return dataclasses.replace(settings, inputs=absolute)
 
