@@ -125,7 +125,7 @@ def evaluate_tatoeba(encoder: Encoder, sets: Sequence[TatoebaSet], rescorer: Res
         else:
             pool = candidates(*search_both(*vectors, RESCORED_NEIGHBOURS))
             sides = SentenceList(item.lang, source), SentenceList(english, target)
-            hits = retrieval_hits(rescore_all(rescorer, pool, *sides), len(source))
+            hits = retrieval_hits(rescore_all(rescorer, pool, *sides, margin="ratio"), len(source))
         accuracies.append((100 * hits.forward, 100 * hits.backward))
         texts += [item.lang, len(source), *source, *target]
         both = np.concatenate([hits.forward_hits, hits.backward_hits])

@@ -107,7 +107,8 @@ def rescore_candidates(
         margin: what the margins of the pool are.
         cosine_floor: candidates below it are left out, as those below `LEAST_MARGIN` are.
     """
-    return rescore_all(rescorer, pool.take(worth_reading(pool, margin, cosine_floor)), source, target)
+    read = pool.take(worth_reading(pool, margin, cosine_floor))
+    return rescore_all(rescorer, read, source, target, margin=margin)
 
 
 def worth_reading(pool: Candidates, margin: str, cosine_floor: float) -> npt.NDArray[np.intp]:
@@ -116,14 +117,17 @@ def worth_reading(pool: Candidates, margin: str, cosine_floor: float) -> npt.NDA
     return np.flatnonzero((pool.margin >= LEAST_MARGIN.get(margin, -np.inf)) & near)
 
 
-def rescore_all(rescorer: Rescorer, read: Candidates, source: SentenceList, target: SentenceList) -> Candidates:
-    """Give every candidate its probability as score."""
-    from emsmine.mining.scoring.scorer import probabilities
+def rescore_all(
+    rescorer: Rescorer, read: Candidates, source: SentenceList, target: SentenceList, *, margin: str
+) -> Candidates:
+    """Give every candidate its probability as score; `margin` is what the margins of the candidates are."""
+    from emsmine.mining.scoring.scorer import probabilities, with_margin
 
     with Progress("rescore", len(read), "candidates") as progress:
         left, source_rows = _read_side(rescorer, source, read.source_ids)
         right, target_rows = _read_side(rescorer, target, read.target_ids)
         logits = rescorer.scorer.logits(left, right, source_rows, target_rows, progress.listener())
+    logits = with_margin(logits, read.margin) if margin == "ratio" else logits
     return read.rescored(probabilities(logits))
 
 

@@ -210,7 +210,8 @@ def score_vectors(
     if second_look is not None:
         pool = candidates(forward, backward, margin=margin)
         all_scores = np.full(len(source), np.nan)
-        all_scores[usable] = _probabilities(second_look, pool, (left, right), source[usable], target[usable], margin)
+        lines = source[usable], target[usable], all_margins[usable].astype(np.float32)
+        all_scores[usable] = _probabilities(second_look, pool, (left, right), *lines, margin)
     unusable = {"source.no_vector": left.num_unusable, "target.no_vector": right.num_unusable}
     found = {**counts, **unusable, "undefined_margin": undefined, "scored": len(usable) - undefined}
     return Scored(
@@ -227,6 +228,7 @@ def _probabilities(
     sides: tuple[Embedded, Embedded],
     source: npt.NDArray[np.int64],
     target: npt.NDArray[np.int64],
+    margins: npt.NDArray[np.float32],
     margin: str,
 ) -> npt.NDArray[np.float32]:
     """Read every line again; it competes with the candidates that mining would read.
@@ -237,20 +239,21 @@ def _probabilities(
         sides: vectors of both sides.
         source: the row of the source of every line.
         target: of its target.
-        margin: what the margins of the pool are.
+        margins: of every line.
+        margin: what all margins are.
     """
     worth = worth_reading(pool, margin, SelectSettings.cosine_floor)
-    rows = np.concatenate([source, pool.source_ids[worth]]), np.concatenate([target, pool.target_ids[worth]])
+    # Those of the pool first: of a pair that stands in both, the margin is that of mining to the last bit.
+    rows = np.concatenate([pool.source_ids[worth], source]), np.concatenate([pool.target_ids[worth], target])
     keys, first, places = np.unique(rows[0] * len(sides[1].ids) + rows[1], return_index=True, return_inverse=True)
-    no_scores = np.zeros(len(keys), dtype=np.float32)
+    all_margins = np.concatenate([pool.margin[worth], margins])[first]
     flags = np.zeros(len(keys), dtype=bool)
-    read = Candidates.ordered(
-        sides[0].ids[rows[0][first]], sides[1].ids[rows[1][first]], no_scores, no_scores, flags, flags
-    )
-    found = rescore_all(second_look.rescorer, read, second_look.source, second_look.target)
+    ids = sides[0].ids[rows[0][first]], sides[1].ids[rows[1][first]]
+    read = Candidates.ordered(*ids, np.zeros(len(keys), dtype=np.float32), all_margins, flags, flags)
+    found = rescore_all(second_look.rescorer, read, second_look.source, second_look.target, margin=margin)
     # Back into the order of the keys, which is that of the ids.
     by_key = np.lexsort((found.target_ids, found.source_ids))
-    return found.score[by_key][places[: len(source)]]
+    return found.score[by_key][places[len(places) - len(source) :]]
 
 
 def _rows(places: Sequence[int], side: Embedded) -> npt.NDArray[np.int64]:

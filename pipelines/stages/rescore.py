@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from emsmine.mining.neighbours import rows_among
 from emsmine.mining.scoring.competition import Competition
-from emsmine.mining.scoring.scorer import FirstLook, Side, probabilities
+from emsmine.mining.scoring.scorer import FirstLook, Side, probabilities, with_margin
 from emsmine.mining.scoring.support import CONFIDENT, DocumentSupport, supported
 from emsmine.mining.selection.numbering import Numbering
 from emsmine.mining.selection.sort import SELECT_BUFFER_PAIRS, PairSorter
@@ -172,6 +172,7 @@ def plan_score(step: Step, context: PlanContext) -> list[TaskSpec]:
         "scorer": spec,
         "fingerprint": load_rescorer(spec).fingerprint,
         "documents": settings.documents,
+        "margin": context.settings.select.margin,
     }
     specs = []
     for pair in context.settings.pairs:
@@ -197,9 +198,11 @@ def run_score(task: TaskContext) -> None:
         look = _look_of(table)
         for side, numbers in zip((source, target), rows(table), strict=True):
             side.add(numbers, look.cosine, look.logit)
-    logits = {
-        ref.path: scorer.second_look(source, target, *rows(table), _look_of(table)) for ref, table in _tables(task)
-    }
+    logits: dict[str, FloatArray] = {}
+    for ref, table in _tables(task):
+        logit = scorer.second_look(source, target, *rows(table), _look_of(table))
+        is_ratio = task.spec.param("margin", str) == "ratio"
+        logits[ref.path] = with_margin(logit, table["margin"].to_numpy()) if is_ratio else logit
     support = _support(task, source_ids, target_ids, logits) if task.spec.param("documents", bool) else {}
     for ref, table in _tables(task):
         logit, supporters = logits[ref.path], support.get(ref.path, np.zeros(table.num_rows, dtype=np.int32))

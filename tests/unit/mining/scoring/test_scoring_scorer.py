@@ -7,7 +7,17 @@ from scoring_kit import all_pairs, random_scorer, random_side
 from emsmine.mining.scoring import scorer
 from emsmine.mining.scoring.competition import Competition
 from emsmine.mining.scoring.ragged import Int64Array
-from emsmine.mining.scoring.scorer import PAIR_FEATURES, SIDE_FEATURES, FirstLook, Side, probabilities
+from emsmine.mining.scoring.scorer import (
+    MARGIN_BOUNDS,
+    MARGIN_CENTRE,
+    MARGIN_WEIGHT,
+    PAIR_FEATURES,
+    SIDE_FEATURES,
+    FirstLook,
+    Side,
+    probabilities,
+    with_margin,
+)
 
 RNG = np.random.default_rng(3)
 SCORER = random_scorer(RNG)
@@ -95,3 +105,13 @@ def test_probabilities() -> None:
     found = probabilities(np.array([0, np.log(3), -np.log(3), 60, -60], dtype=np.float32))
     assert found.dtype == np.float32
     assert found.tolist() == pytest.approx([0.5, 0.75, 0.25, 1, 0], abs=1e-6)
+
+
+def test_the_margin_counts_within_bounds() -> None:
+    low, high = MARGIN_BOUNDS
+    margins = np.array([0.1, low, np.exp(MARGIN_CENTRE), high, 9.0, np.nan], dtype=np.float32)
+    shift = with_margin(np.zeros(6, dtype=np.float32), margins)
+    ends = [MARGIN_WEIGHT * (np.log(end) - MARGIN_CENTRE) for end in (low, high)]
+    assert shift.tolist() == pytest.approx([ends[0], ends[0], 0, ends[1], ends[1], 0], abs=1e-5)
+    assert shift.dtype == np.float32
+    assert ends[0] < 0 < ends[1]
