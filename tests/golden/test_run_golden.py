@@ -7,6 +7,7 @@
 With another shipped model, or after a change of stored results that is meant: python tests/golden/test_run_golden.py
 """
 
+import dataclasses
 import gzip
 import importlib.metadata
 import json
@@ -24,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import pipeline_kit as kit
 
 from emsmine.encoder.registry import load_encoder
+from emsmine.pipelines.stages import select
 
 ARCHIVE = Path(__file__).parent / "run_directory.tar.gz"
 ARGS = ("-p", "de-en", "-j", "1", *kit.MARGIN_OF_ONE, "--formats", "tsv,moses,parquet,jsonl")
@@ -84,6 +86,24 @@ def test_nothing_is_done_again(old: Path) -> None:
     assert result.code == 0, result.err
     assert {name: digest for name, digest in kit.tree(old).items() if name != "emsmine.stat"} == before
     assert {name: (old / name).stat().st_mtime_ns for name in before} == times
+
+
+def test_a_raised_version_of_a_stage_leaves_what_is_before_it(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (step,) = select.STAGE.steps
+    raised = dataclasses.replace(step, version=step.version + 1)
+    monkeypatch.setattr(select, "STAGE", dataclasses.replace(select.STAGE, steps=(raised,)))
+    before = kit.tree(old)
+    times = {name: (old / name).stat().st_mtime_ns for name in before}
+    refused = kit.emsmine("run", "memory://feed.jsonl", *ARGS, "-o", old)
+    assert refused.code == 1
+    assert f"version {step.version} -> {raised.version}. Rerun with --redo select" in refused.err
+    assert {name: digest for name, digest in kit.tree(old).items() if name != "emsmine.stat"} == before
+    assert kit.emsmine("run", "-o", old, "-j", "1", "--redo", "select").code == 0
+    stages = [f"{folder}/{stage}." for folder in ("manifests", "rejects") for stage in ("select", "filter", "export")]
+    late = ("selected/", "pairs/", "export/", "config.toml", *stages)
+    early = {name: time for name, time in times.items() if not name.startswith(late)}
+    assert {name.split("/")[0] for name in early} > {"documents", "sentences", "embeddings", "neighbours"}
+    assert {name: (old / name).stat().st_mtime_ns for name in early} == early
 
 
 @pytest.mark.parametrize("stage", ["ingest", "langid", "index", "rescore", "select", "filter", "export"])
