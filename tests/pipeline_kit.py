@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emsmine.encoder.folders import pretrained_folder
 from emsmine.encoder.protocol import FloatArray, unit_rows
 from emsmine.pipelines.cli.main import run_cli
+from emsmine.pipelines.rescoring import SCORER_FILE
 from emsmine.pipelines.runner.run import RunOptions, run_stages
 from emsmine.pipelines.settings import RescoreSettings, Settings
 from emsmine.pipelines.store.store import Store
@@ -139,6 +142,17 @@ BY_MARGIN = RescoreSettings(rescore=False)
 """The stage of a run that chooses by margin."""
 MARGIN_OF_ONE = ("--no-rescore", "--threshold", "1.0")
 """Flags of a run whose pairs do not hang on the quality of the shipped model."""
+
+
+def own_model(folder: Path) -> Path:
+    """Make a folder with the shipped model and a scorer of its own, which a test may change."""
+    folder.mkdir()
+    shipped = pretrained_folder("default")
+    for path in shipped.iterdir():
+        if path.name != SCORER_FILE:
+            (folder / path.name).symlink_to(path)
+    shutil.copy(shipped / SCORER_FILE, folder)
+    return folder
 
 
 def pages(lang: str) -> dict[str, str]:

@@ -78,7 +78,7 @@ def interaction_features(
     """
     forward, backward = (np.zeros((len(source_rows), len(SIDE_FEATURES)), dtype=np.float32) for _ in range(2))
     for rows in _batches(source, target, source_rows, target_rows):
-        found = _compare(tokens, _padded(source, source_rows[rows]), _padded(target, target_rows[rows]))
+        found = _compare(tokens, padded(source, source_rows[rows]), padded(target, target_rows[rows]))
         forward[rows], backward[rows] = found[0].numpy(), found[1].numpy()
     return forward, backward
 
@@ -103,7 +103,7 @@ def _batches(
         start += taken
 
 
-def _padded(side: TokenLists, rows: Int64Array) -> tuple[Tensor, Tensor]:
+def padded(side: TokenLists, rows: Int64Array) -> tuple[Tensor, Tensor]:
     """Return the ids of sentences, int64 [P, L], and their numbers of tokens, int64 [P]."""
     lengths = _lengths(side, rows)
     place = np.arange(max(1, int(lengths.max(initial=0))))

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from emsmine.mining.neighbours import BoolArray
 from emsmine.mining.scoring import competition, scorer
 from emsmine.mining.scoring.competition import Competition, context_features
-from emsmine.mining.scoring.interaction import MAX_TOKENS, SIDE_FEATURES
+from emsmine.mining.scoring.interaction import SIDE_FEATURES, padded
 from emsmine.mining.scoring.learned import LearnedHead, LearnedTokens
 from emsmine.mining.scoring.ragged import Int64Array, TokenLists
 from emsmine.mining.scoring.scorer import FirstLook, PairScorer, Side, pair_features
@@ -166,7 +165,7 @@ def _train_tokens(table_VD: FloatArray, examples: Sequence[Examples], plan: Trai
             waiting = [(drawn_from, rows) for rows in _batches_by_length(drawn_from, plan.batch_size, rng)]
         item, drawn = waiting.pop()
         one, other, cosine = tokens.features(
-            *_padded(item.source_tokens, item.source_rows[drawn]), *_padded(item.target_tokens, item.target_rows[drawn])
+            *padded(item.source_tokens, item.source_rows[drawn]), *padded(item.target_tokens, item.target_rows[drawn])
         )
         label = torch.from_numpy(item.is_translation[drawn].astype(np.float32))
         loss = functional.binary_cross_entropy_with_logits(head(one, other, cosine), label)
@@ -191,15 +190,6 @@ def _batches_by_length(item: Examples, size: int, rng: np.random.Generator) -> l
     ]
     by_length = drawn[np.argsort(np.maximum(*lengths), kind="stable")].reshape(_BATCHES_AT_ONCE, size)
     return [by_length[place] for place in rng.permutation(_BATCHES_AT_ONCE)]
-
-
-def _padded(side: TokenLists, rows: Int64Array) -> tuple[Tensor, Tensor]:
-    lengths = np.minimum(side.offsets[rows + 1] - side.offsets[rows], MAX_TOKENS)
-    place = np.arange(max(1, int(lengths.max(initial=0))))
-    is_token = place < lengths[:, None]
-    ids = np.zeros(is_token.shape, dtype=np.int64)
-    ids[is_token] = side.ids[(side.offsets[rows][:, None] + place)[is_token]]
-    return torch.from_numpy(ids), torch.from_numpy(lengths)
 
 
 def _train_head(

@@ -27,7 +27,7 @@ from emsmine.pipelines.settings import Settings
 from emsmine.pipelines.stages.base import PlanContext, Stage, Step
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.layout import pair_folder, shard_of
-from emsmine.pipelines.store.neighbours import DIRECTIONS, NeighbourFiles
+from emsmine.pipelines.store.neighbours import DIRECTIONS, NeighbourFiles, drop_candidates
 from emsmine.pipelines.store.schemas import CANDIDATES, LOOKED, RESCORED
 from emsmine.pipelines.store.scratch import ScratchFile
 from emsmine.pipelines.store.tasks import JSON, FileRef, Runtime, TaskSpec
@@ -101,13 +101,7 @@ def run_collect(task: TaskContext) -> None:
             for number in np.unique(shard).tolist():
                 writers[number].write(table.filter(pa.array(shard == number)))
     task.count_in(selection.num_candidates)
-    for reason, dropped in selection.dropped.items():
-        task.drop(
-            BELOW_LEAST_MARGIN if reason == BELOW_THRESHOLD else reason,
-            id=f"{dropped.source_id}-{dropped.target_id}",
-            sample=f"margin {dropped.margin:.4f} cosine {dropped.cosine:.4f}",
-            n=dropped.num_pairs,
-        )
+    drop_candidates(task, selection.dropped, {BELOW_THRESHOLD: BELOW_LEAST_MARGIN})
 
 
 def plan_look(step: Step, context: PlanContext) -> list[TaskSpec]:

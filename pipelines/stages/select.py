@@ -22,7 +22,7 @@ from emsmine.pipelines.stages.base import PlanContext, Stage, Step
 from emsmine.pipelines.stages.rescore import run_scorer
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.layout import pair_folder
-from emsmine.pipelines.store.neighbours import DIRECTIONS, NeighbourFiles
+from emsmine.pipelines.store.neighbours import DIRECTIONS, NeighbourFiles, drop_candidates
 from emsmine.pipelines.store.parquet import ParquetSink
 from emsmine.pipelines.store.schemas import SELECTED
 from emsmine.pipelines.store.scratch import ScratchFile
@@ -77,13 +77,7 @@ def _choose_by_margin(task: TaskContext, writer: ParquetSink, sorter: PairSorter
     chosen = ((pairs, marks, np.zeros(len(pairs), np.int32)) for pairs, marks in found)
     num_chosen = _write(task, writer, chosen)
     task.count_in(selection.num_candidates)
-    for reason, dropped in selection.dropped.items():
-        task.drop(
-            reason,
-            id=f"{dropped.source_id}-{dropped.target_id}",
-            sample=f"margin {dropped.margin:.4f} cosine {dropped.cosine:.4f}",
-            n=dropped.num_pairs,
-        )
+    drop_candidates(task, selection.dropped)
     task.drop("not_retrieved", id=spec.param("retrieval", str), n=selection.num_eligible - num_chosen)
 
 

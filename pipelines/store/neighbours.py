@@ -1,6 +1,6 @@
 """Neighbours as Parquet: written by `search`, read by its later steps and by `rescore` or `select`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from emsmine.mining.exact.incremental import TiedNeighbours
 from emsmine.mining.neighbours import Neighbours
+from emsmine.mining.selection.streamed import Dropped
 from emsmine.pipelines.store.context import TaskContext
 from emsmine.pipelines.store.schemas import neighbours_schema
 from emsmine.pipelines.store.tasks import FileRef
@@ -88,6 +89,17 @@ class NeighbourFiles:
                 k = batch.schema.field("ids").type.list_size
                 ids, cosine = (batch[name].flatten().to_numpy().reshape(-1, k) for name in ("ids", "cosine"))
                 yield batch["sentence_id"].to_numpy(), Neighbours(ids, cosine)
+
+
+def drop_candidates(task: TaskContext, dropped: Mapping[str, Dropped], named: Mapping[str, str] | None = None) -> None:
+    """Count the candidates that are not eligible, by reason, with the first of each; `named` gives a reason another."""
+    for reason, found in dropped.items():
+        task.drop(
+            (named or {}).get(reason, reason),
+            id=f"{found.source_id}-{found.target_id}",
+            sample=f"margin {found.margin:.4f} cosine {found.cosine:.4f}",
+            n=found.num_pairs,
+        )
 
 
 VERSIONS = {"tile": 3, "merge": 2}

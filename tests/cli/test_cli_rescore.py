@@ -1,6 +1,5 @@
 """Rescoring, as a user calls it on the command line and in Python."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pipeline_kit as kit
 import pytest
 
 import emsmine
-from emsmine.encoder.folders import pretrained_folder
 from emsmine.errors import ConfigError, ModelError
 from emsmine.pipelines.direct.explain import format_explanation
 from emsmine.pipelines.rescoring import SCORER_FILE
@@ -258,13 +256,7 @@ def test_eval_tatoeba_among_the_nearest(tmp_path: Path) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Return a folder with the shipped model, scorer included, whose scorer may be changed."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in pretrained_folder("default").iterdir():
-        if path.name != SCORER_FILE:
-            (folder / path.name).symlink_to(path)
-    shutil.copy(pretrained_folder("default") / SCORER_FILE, folder)
-    return folder
+    return kit.own_model(tmp_path / "model")
 
 
 def test_a_scorer_is_used_beside_any_encoder(sides: tuple[Path, Path], model: Path) -> None:

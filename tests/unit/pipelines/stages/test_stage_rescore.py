@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 import emsmine
 from emsmine.encoder.ems import EMSEncoder
-from emsmine.encoder.folders import pretrained_folder
 from emsmine.mining.scoring.files import encoded_scorer
 from emsmine.mining.scoring.head import Head
 from emsmine.mining.scoring.scorer import PairScorer
@@ -273,13 +272,7 @@ def test_a_language_that_is_not_there(crawl: list[Path], tmp_path: Path) -> None
 @pytest.fixture
 def own_model(tmp_path: Path) -> Path:
     """Return a folder with the shipped model and a scorer of its own."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in pretrained_folder("default").iterdir():
-        if path.name != SCORER_FILE:
-            (folder / path.name).symlink_to(path)
-    shutil.copy(pretrained_folder("default") / SCORER_FILE, folder)
-    return folder
+    return kit.own_model(tmp_path / "model")
 
 
 def change_scorer(path: Path) -> None:
